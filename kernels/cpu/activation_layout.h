@@ -1,0 +1,80 @@
+#ifndef KERNELS_CPU_ACTIVATION_LAYOUT_H_
+#define KERNELS_CPU_ACTIVATION_LAYOUT_H_
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cpu/packed_layout.h"
+#include "kernels/matmul.h"
+
+namespace sluice::kernels {
+
+// Byte order of packed activations. Rows come in blocks of 16 (an AMX A tile);
+// the last block holds only the rows it has, so that one row is contiguous.
+// A block of `height` rows is [k / 32][height][32]:
+//   kInt8Group32  s8 codes; then, each 64-byte aligned and in the order
+//                 [block][k / 32][height]: f32 scale d, f32 t = d * S, s32
+//                 -128 * S, where S is the sum of the group's codes
+//   kBF16         f32 holding the rounded values, the 16 even of k before the
+//                 16 odd: the two chains of order t32 (numerics section 5)
+//   kF32          f32
+inline constexpr int64_t kBlockRows = 16;
+
+inline int64_t AlignTo64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Where row block `block` starts. A row's group g lies at (g * height + row in
+// block) * 32 elements, and its scales at that without the 32.
+struct ActivationBlock {
+  int64_t height = 0;
+  int8_t* codes = nullptr;      // kInt8Group32 only, as the next three
+  float* scale = nullptr;       // d
+  float* scaled_sum = nullptr;  // t
+  int32_t* minus_128_sum = nullptr;
+  float* values = nullptr;  // kBF16, kF32 only
+};
+
+inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
+  const int64_t groups = NumGroups(a.k);
+  const int64_t first = block * kBlockRows * groups;
+  ActivationBlock result = {
+      .height = std::min(kBlockRows, a.rows - block * kBlockRows)};
+  if (a.kind != ActivationKind::kInt8Group32) {
+    result.values = reinterpret_cast<float*>(a.bytes) + first * kGroupElements;
+    return result;
+  }
+  const int64_t section = AlignTo64(a.rows * groups * 4);
+  uint8_t* scales = a.bytes + AlignTo64(a.rows * groups * kGroupElements);
+  result.codes = reinterpret_cast<int8_t*>(a.bytes) + first * kGroupElements;
+  result.scale = reinterpret_cast<float*>(scales) + first;
+  result.scaled_sum = reinterpret_cast<float*>(scales + section) + first;
+  result.minus_128_sum =
+      reinterpret_cast<int32_t*>(scales + 2 * section) + first;
+  return result;
+}
+
+// One group of one row to pack: `count` values of x (the rest of the 32 is
+// zero) into element `at` = g * height + row in block.
+struct PackGroup {
+  const float* x = nullptr;
+  int64_t count = 0;
+  int64_t at = 0;
+};
+using PackGroupFn = void (*)(const PackGroup&, const ActivationBlock&);
+
+// One per ActivationKind, in its order. `full` groups have 32 values.
+struct PackGroupFns {
+  PackGroupFn full[3];
+};
+
+// Packs all rows, split over the pool; `portable` takes the short groups.
+void RunPackActivations(const OpContext& context,
+                        const PackActivationsArgs& args,
+                        const PackGroupFns& fns);
+
+// The defining scalar code of one group of 1 .. 32 values.
+void PackGroupPortable(ActivationKind kind, const PackGroup& group,
+                       const ActivationBlock& block);
+
+}  // namespace sluice::kernels
+
+#endif  // KERNELS_CPU_ACTIVATION_LAYOUT_H_

@@ -1,0 +1,80 @@
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/cpu/activation_layout.h"
+#include "kernels/cpu/ops_portable.h"
+#include "kernels/quant/bf16.h"
+
+namespace sluice::kernels {
+namespace {
+
+uint32_t Magnitude(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits & 0x7fffffff;
+}
+
+// Nearest even, by SSE2, which every x86-64 has. What is no code (an infinity
+// times its zero inverse) becomes 0; the scale then is infinite, and the
+// product no finite number.
+int32_t Code(float x, float inverse) {
+  const int32_t code = _mm_cvtss_si32(_mm_set_ss(x * inverse));
+  return code < -127 ? 0 : code;
+}
+
+// Numerics section 2. The largest magnitude is found among the bits, where a
+// NaN is above every number.
+void PackInt8(const PackGroup& group, const ActivationBlock& block) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < group.count; ++i) {
+    largest = std::max(largest, Magnitude(group.x[i]));
+  }
+  float amax;
+  std::memcpy(&amax, &largest, sizeof(amax));
+  const bool usable = amax >= 0x1p-100f;
+  const float d = usable ? amax / 127.0f : 0.0f;
+  const float inverse = usable ? 127.0f / amax : 0.0f;
+  int8_t* codes = block.codes + group.at * kGroupElements;
+  int32_t sum = 0;
+  for (int64_t i = 0; i < kGroupElements; ++i) {
+    int32_t code = 0;
+    if (i < group.count && usable) code = Code(group.x[i], inverse);
+    codes[i] = static_cast<int8_t>(code);
+    sum += code;
+  }
+  block.scale[group.at] = d;
+  block.scaled_sum[group.at] = d * static_cast<float>(sum);
+  block.minus_128_sum[group.at] = -128 * sum;
+}
+
+void PackBf16(const PackGroup& group, const ActivationBlock& block) {
+  float* values = block.values + group.at * kGroupElements;
+  for (int64_t i = 0; i < kGroupElements; ++i) {
+    const float x = i < group.count ? group.x[i] : 0.0f;
+    values[i % 2 * 16 + i / 2] = Bf16ToF32(F32ToBf16(x));
+  }
+}
+
+void PackF32(const PackGroup& group, const ActivationBlock& block) {
+  float* values = block.values + group.at * kGroupElements;
+  for (int64_t i = 0; i < kGroupElements; ++i) {
+    values[i] = i < group.count ? group.x[i] : 0.0f;
+  }
+}
+
+constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32}};
+
+}  // namespace
+
+void PackGroupPortable(ActivationKind kind, const PackGroup& group,
+                       const ActivationBlock& block) {
+  kFns.full[static_cast<int>(kind)](group, block);
+}
+
+void PackActivationsPortable(const OpContext& context,
+                             const PackActivationsArgs& args) {
+  RunPackActivations(context, args, kFns);
+}
+
+}  // namespace sluice::kernels

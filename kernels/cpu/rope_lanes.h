@@ -1,0 +1,81 @@
+#ifndef KERNELS_CPU_ROPE_LANES_H_
+#define KERNELS_CPU_ROPE_LANES_H_
+
+#include "base/check.h"
+#include "kernels/cpu/work_split.h"
+#include "kernels/rope.h"
+
+// RoPE over 16 lanes.
+
+namespace sluice::kernels {
+
+// Pairs (i, i + half).
+template <typename Lanes>
+void RotateHalves(const float* cosine, const float* sine, int64_t half,
+                  float* x) {
+  using F = typename Lanes::F;
+  for (int64_t i = 0; i < half; i += 16) {
+    const int64_t n = half - i < 16 ? half - i : 16;
+    const F c = Lanes::LoadFirst(cosine + i, n);
+    const F s = Lanes::LoadFirst(sine + i, n);
+    const F a = Lanes::LoadFirst(x + i, n);
+    const F b = Lanes::LoadFirst(x + half + i, n);
+    const F first = Lanes::Sub(Lanes::Mul(a, c), Lanes::Mul(b, s));
+    const F second = Lanes::Add(Lanes::Mul(a, s), Lanes::Mul(b, c));
+    Lanes::StoreFirst(x + i, first, n);
+    Lanes::StoreFirst(x + half + i, second, n);
+  }
+}
+
+// Pairs (2i, 2i + 1).
+template <typename Lanes>
+void RotateInterleaved(const float* cosine, const float* sine, int64_t half,
+                       float* x) {
+  using F = typename Lanes::F;
+  int64_t i = 0;
+  for (; i + 8 <= half; i += 8) {
+    const F v = Lanes::Load(x + 2 * i);
+    // Even lanes x c + (-(y s)) = x c - y s, odd lanes y c + x s.
+    const F products = Lanes::NegateEven(
+        Lanes::Mul(Lanes::SwapNeighbours(v), Lanes::LoadTwice(sine + i)));
+    Lanes::Store(
+        x + 2 * i,
+        Lanes::Add(Lanes::Mul(v, Lanes::LoadTwice(cosine + i)), products));
+  }
+  for (; i < half; ++i) {
+    const float ac = x[2 * i] * cosine[i];
+    const float bs = x[2 * i + 1] * sine[i];
+    const float as = x[2 * i] * sine[i];
+    const float bc = x[2 * i + 1] * cosine[i];
+    x[2 * i] = ac - bs;
+    x[2 * i + 1] = as + bc;
+  }
+}
+
+template <typename Lanes>
+void RopeWithLanes(const OpContext& context, const RopeArgs& args) {
+  SLUICE_CHECK(args.x.rows == static_cast<int64_t>(args.positions.size()));
+  SLUICE_CHECK(args.x.cols == args.heads * args.head_dim);
+  SLUICE_CHECK(args.table.rot % 2 == 0 && args.table.rot <= args.head_dim);
+  const int64_t half = args.table.rot / 2;
+  SplitRows(context, args.x.rows, args.x.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t position = args.positions[t];
+      SLUICE_CHECK(position >= 0 && position < args.table.positions);
+      const float* cosine = args.table.cos + position * half;
+      const float* sine = args.table.sin + position * half;
+      for (int64_t h = 0; h < args.heads; ++h) {
+        float* x = args.x.Row(t) + h * args.head_dim;
+        if (args.pairs == RopePairs::kHalf) {
+          RotateHalves<Lanes>(cosine, sine, half, x);
+        } else {
+          RotateInterleaved<Lanes>(cosine, sine, half, x);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace sluice::kernels
+
+#endif  // KERNELS_CPU_ROPE_LANES_H_

@@ -1,0 +1,50 @@
+#ifndef KERNELS_CPU_THREAD_POOL_H_
+#define KERNELS_CPU_THREAD_POOL_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "absl/functional/function_ref.h"
+
+namespace sluice::kernels {
+
+// The compute threads of one rank. Run() is called by one thread (the rank
+// thread, which works as thread 0) and returns when every thread is done. Every
+// thread has MXCSR 0x9FC0 (flush to zero, denormals are zero, nearest).
+// Between calls the threads spin briefly, giving way to other processes, then
+// sleep on a futex; an idle pool costs nothing.
+class ThreadPool {
+ public:
+  // threads >= 1, counting the caller's.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const;
+
+  // work(thread) once for each thread in [0, num_threads()), in parallel. Must
+  // not be called from inside `work`. `thread` is an index, not a thread of the
+  // system: one that runs may take over what another has not begun.
+  void Run(absl::FunctionRef<void(int thread)> work);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// [begin, end) of part `index` of `parts` equal parts of n, in units of `unit`.
+struct WorkRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+WorkRange PartOf(int64_t n, int64_t unit, int index, int parts);
+
+// Threads worth starting: CPUs of the affinity mask, at most the cgroup's
+// cpu.max quota rounded down, at least 1.
+int UsableCpus();
+
+}  // namespace sluice::kernels
+
+#endif  // KERNELS_CPU_THREAD_POOL_H_

@@ -1,0 +1,64 @@
+#ifndef KERNELS_MATMUL_H_
+#define KERNELS_MATMUL_H_
+
+#include <cstdint>
+
+#include "kernels/packed_matrix.h"
+#include "kernels/tensor_view.h"
+
+namespace sluice::kernels {
+
+// The form in which a product takes its left operand; fixed by the weights'
+// format (spec: CPU numerics sections 2, 5, 6).
+enum class ActivationKind : uint8_t {
+  kInt8Group32,  // Q8_0 Q4_0 Q4_1: s8 codes, f32 scale and sum per 32 of k
+  kBF16,         // BF16: nearest-even bf16
+  kF32,          // F32, F16: as they are
+};
+
+ActivationKind ActivationKindFor(WeightFormat format);
+
+// Rows [rows, k] in that form; `bytes` is 64-byte aligned,
+// ActivationBytes(kind, rows, k) long and borrowed. Rows are grouped by 16,
+// [rows/16][k/32][16][32] for s8.
+struct Activations {
+  ActivationKind kind = ActivationKind::kF32;
+  int64_t rows = 0;
+  int64_t k = 0;
+  uint8_t* bytes = nullptr;
+};
+
+int64_t ActivationBytes(ActivationKind kind, int64_t rows, int64_t k);
+
+// out = x rounded to out.kind; x is [out.rows, out.k]. K is padded to 32 with
+// zero codes. Zero rows: no-op.
+struct PackActivationsArgs {
+  MatrixView<const float> x;
+  Activations out;
+};
+using PackActivationsFn = void (*)(const OpContext&,
+                                   const PackActivationsArgs&);
+
+//   y[r, j] = sum_k a[r, k] * w[j, k]  (+ bias[j])  (+ y[r, j])
+//
+//   a     [rows, k]  kind = ActivationKindFor(w.format)
+//   w     [n, k]
+//   bias  [n] or null; added to the finished sum, one rounding
+//   y     [rows, n]  `accumulate`: y + (product + bias), one more rounding
+//
+// Each result is one chain in a fixed order whatever the number of rows,
+// threads or the instruction set: equal bits on every path. Relative error
+// against f64 on the same rounded operands: 1e-5 of sum |a||w| for f32 out.
+// Zero rows: no-op. Shapes that differ CHECK-fail.
+struct MatmulArgs {
+  Activations a;
+  PackedMatrix w;
+  const float* bias = nullptr;
+  MatrixView<float> y;
+  bool accumulate = false;
+};
+using MatmulFn = void (*)(const OpContext&, const MatmulArgs&);
+
+}  // namespace sluice::kernels
+
+#endif  // KERNELS_MATMUL_H_

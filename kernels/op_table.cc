@@ -1,0 +1,84 @@
+#include "kernels/op_table.h"
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu/ops_avx2.h"
+#include "kernels/cpu/ops_avx512.h"
+#include "kernels/cpu/ops_portable.h"
+
+namespace sluice::kernels {
+namespace {
+
+constexpr OpTable kPortable = {
+    .name = "cpu.portable",
+    .isa = Isa::kPortable,
+    .embedding = EmbeddingPortable,
+    .rms_norm = RmsNormPortable,
+    .pack_activations = PackActivationsPortable,
+    .matmul = MatmulPortable,
+    .rope = RopePortable,
+    .write_kv = WriteKvPortable,
+    .copy_blocks = CopyBlocksPortable,
+    .attention = AttentionPortable,
+    .silu_mul = SiluMulPortable,
+    .add = AddPortable,
+    .sample = SamplePortable,
+    .logprobs = LogprobsPortable,
+};
+
+// Copying rows out of the table gains nothing from wider registers, so
+// embedding has one version.
+constexpr OpTable kAvx2 = {
+    .name = "cpu.avx2",
+    .isa = Isa::kAvx2,
+    .embedding = EmbeddingPortable,
+    .rms_norm = RmsNormAvx2,
+    .pack_activations = PackActivationsAvx2,
+    .matmul = MatmulAvx2,
+    .rope = RopeAvx2,
+    .write_kv = WriteKvAvx2,
+    .copy_blocks = CopyBlocksAvx2,
+    .attention = AttentionAvx2,
+    .silu_mul = SiluMulAvx2,
+    .add = AddAvx2,
+    .sample = SampleAvx2,
+    .logprobs = LogprobsAvx2,
+};
+
+constexpr OpTable kAvx512 = {
+    .name = "cpu.avx512",
+    .isa = Isa::kAvx512,
+    .embedding = EmbeddingPortable,
+    .rms_norm = RmsNormAvx512,
+    .pack_activations = PackActivationsAvx512,
+    .matmul = MatmulAvx512,
+    .rope = RopeAvx512,
+    .write_kv = WriteKvAvx512,
+    .copy_blocks = CopyBlocksAvx512,
+    .attention = AttentionAvx512,
+    .silu_mul = SiluMulAvx512,
+    .add = AddAvx512,
+    .sample = SampleAvx512,
+    .logprobs = LogprobsAvx512,
+};
+
+}  // namespace
+
+absl::StatusOr<const OpTable*> SelectOpTable(Isa isa) {
+  const Isa detected = DetectIsa();
+  if (isa > detected) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("instruction set ", Name(isa),
+                     " is not available; this machine has ", Name(detected)));
+  }
+  switch (isa) {
+    case Isa::kPortable:
+      return &kPortable;
+    case Isa::kAvx2:
+      return &kAvx2;
+    case Isa::kAvx512:
+      return &kAvx512;
+  }
+  return &kPortable;
+}
+
+}  // namespace sluice::kernels

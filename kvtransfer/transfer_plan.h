@@ -1,0 +1,197 @@
+#ifndef KVTRANSFER_TRANSFER_PLAN_H_
+#define KVTRANSFER_TRANSFER_PLAN_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "kvtransfer/control_message.h"
+#include "kvtransfer/layout_manifest.h"
+#include "kvtransfer/run_copier.h"
+
+namespace sluice::kvtransfer {
+
+// One side of a group of a stream.
+struct GroupSide {
+  GroupLayout layout;
+  uint32_t first_layer = 0;  // of the rank, global
+  uint32_t first_head = 0;
+  uint64_t base_address = 0;  // in the region
+  uint64_t stride_bytes = 0;
+  uint64_t num_blocks = 0;
+
+  // Offset in the region of token `token` of a head block; layer and head
+  // global.
+  uint64_t Offset(uint32_t block, uint32_t layer, uint32_t comp, uint32_t head,
+                  uint32_t token) const;
+};
+
+struct StreamGroup {
+  uint32_t id = 0;
+  uint32_t heads_total = 0;
+  std::vector<uint32_t> heads;  // global, ascending, that move here
+  GroupSide source;
+  GroupSide target;
+
+  bool converts() const {
+    return source.layout.inner_order != target.layout.inner_order;
+  }
+  // How the bytes of a run travel: canonical where the orders differ.
+  InnerOrder wire_order() const {
+    return converts() ? InnerOrder::kCanonical : source.layout.inner_order;
+  }
+};
+
+// What one source rank sends to one destination rank.
+struct StreamPlan {
+  uint32_t source_rank = 0;
+  uint32_t target_rank = 0;
+  uint32_t l0 = 0;  // layers [l0, l1), global
+  uint32_t l1 = 0;
+  uint32_t source_block_tokens = 0;
+  uint32_t target_block_tokens = 0;
+  std::vector<StreamGroup> groups;
+
+  uint32_t span_tokens() const {
+    return std::max(source_block_tokens, target_block_tokens);
+  }
+};
+
+// Tokens [t, t + tokens) that lie in one block on both sides.
+struct TokenRun {
+  uint32_t t = 0;
+  uint32_t tokens = 0;
+  uint32_t source_index = 0;  // block = source blocks[source_index]
+  uint32_t source_offset = 0;
+  uint32_t target_index = 0;
+  uint32_t target_offset = 0;
+
+  bool operator==(const TokenRun&) const = default;
+};
+
+// Pure: the streams of a pair of replicas, ordered by (source, target rank).
+// Both manifests are valid and compatible. kInvalidArgument for a replica out
+// of range.
+absl::StatusOr<std::vector<StreamPlan>> PlanStreams(
+    const LayoutManifest& source, uint32_t source_replica,
+    const LayoutManifest& target, uint32_t target_replica);
+
+// [t0, t1) cut at every multiple of either block size.
+std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
+                                uint32_t source_block_tokens,
+                                uint32_t target_block_tokens);
+
+// Part of a block table: ids[i] is the block at position first_index + i.
+struct BlockSlice {
+  absl::Span<const uint32_t> ids;
+  uint32_t first_index = 0;
+
+  uint32_t operator[](uint32_t index) const { return ids[index - first_index]; }
+};
+
+// A contiguous copy: `num_runs` unmerged runs from `first_run` on, adjacent on
+// both sides. With differing inner orders a copy is one run and size_bytes is
+// of the source side.
+struct Copy {
+  uint32_t group_index = 0;
+  uint64_t source_offset = 0;  // in the regions
+  uint64_t target_offset = 0;
+  uint64_t size_bytes = 0;
+  uint32_t first_run = 0;
+  uint32_t num_runs = 1;
+};
+
+// The runs of one rectangle of a stream, in wire order: by (token run, group,
+// layer, comp, head). A run is computed from its index, so that a message
+// anywhere in a rectangle can be placed. Borrows the stream.
+class RectanglePlan {
+ public:
+  struct Run {
+    uint32_t group_index = 0;
+    RunShape shape;
+    TokenRun tokens;
+    uint64_t wire_offset = 0;
+    uint64_t wire_bytes = 0;
+  };
+
+  // Layers are cut to the stream's.
+  RectanglePlan(const StreamPlan& stream, const Rectangle& rectangle);
+
+  const StreamPlan& stream() const { return *stream_; }
+  const Rectangle& rectangle() const { return rectangle_; }
+  uint32_t num_runs() const {
+    return static_cast<uint32_t>(token_runs_.size()) * runs_per_token_run_;
+  }
+  uint64_t wire_bytes() const { return wire_starts_.back(); }
+  Run run(uint32_t index) const;
+  // The run that holds wire byte `offset` < wire_bytes().
+  uint32_t FindRun(uint64_t offset) const;
+
+  // Spans of span_tokens() that digests are kept for, cut at its multiples.
+  uint32_t num_spans() const;
+  uint32_t SpanOf(const Run& run) const;
+
+  // Offsets in the regions.
+  uint64_t SourceOffset(const Run& run, const BlockSlice& source_blocks) const;
+  uint64_t TargetOffset(const Run& run, const BlockSlice& target_blocks) const;
+
+  // Merged copies. With equal block sizes a
+  // last block is copied whole when that lets its runs merge.
+  std::vector<Copy> Merge(const BlockSlice& source_blocks,
+                          const BlockSlice& target_blocks) const;
+
+ private:
+  uint64_t RunWireBytes(const StreamGroup& group, uint32_t tokens) const;
+  uint64_t RunsOfGroup(const StreamGroup& group) const;
+
+  const StreamPlan* stream_;
+  Rectangle rectangle_;
+  std::vector<TokenRun> token_runs_;
+  std::vector<uint64_t> wire_starts_;  // of each token run, and the end
+  uint32_t runs_per_token_run_ = 0;
+};
+
+// One side of a transfer as PlanTransfer() takes it.
+struct PlanSide {
+  const LayoutManifest* manifest = nullptr;
+  uint32_t replica = 0;
+  absl::Span<const uint32_t> blocks;  // from position 0
+};
+
+struct PlannedStream {
+  StreamPlan stream;
+  std::vector<Copy> copies;
+};
+
+// Pure; both sides compute the same value: the copies of a whole transfer.
+// kInvalidArgument, with values: see CheckBlockList(); a replica out of range.
+absl::StatusOr<std::vector<PlannedStream>> PlanTransfer(const PlanSide& source,
+                                                        const PlanSide& target,
+                                                        uint32_t skip_tokens,
+                                                        uint32_t num_tokens);
+
+// One block list of one side, needed for tokens [skip_tokens, num_tokens):
+// kInvalidArgument for a wrong length, num_tokens of 0 or above 2^24, a needed
+// entry of 0 or >= num_blocks; for a target also a block twice and a
+// skip_tokens that is not a multiple of its block_tokens or not below
+// num_tokens.
+struct BlockListArgs {
+  const LayoutManifest* manifest = nullptr;
+  uint32_t replica = 0;
+  absl::Span<const uint32_t> blocks;
+  uint32_t skip_tokens = 0;
+  uint32_t num_tokens = 0;
+  bool is_target = false;
+};
+absl::Status CheckBlockList(const BlockListArgs& args);
+
+// Blocks that every group of a replica has (with the null block); the replica
+// is in range.
+uint64_t NumBlocks(const LayoutManifest& manifest, uint32_t replica);
+
+}  // namespace sluice::kvtransfer
+
+#endif  // KVTRANSFER_TRANSFER_PLAN_H_

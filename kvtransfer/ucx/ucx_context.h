@@ -1,0 +1,46 @@
+#ifndef KVTRANSFER_UCX_UCX_CONTEXT_H_
+#define KVTRANSFER_UCX_UCX_CONTEXT_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "ucp/api/ucp.h"
+
+namespace sluice::kvtransfer {
+
+// OK or kUnavailable with UCX's text.
+absl::Status FromUcs(ucs_status_t status, absl::string_view call);
+
+// "ip", "ip:port", "[ip6]:port" -> socket address. kInvalidArgument.
+struct SocketAddress {
+  sockaddr_storage storage = {};
+  socklen_t length = 0;
+};
+absl::StatusOr<SocketAddress> ParseSocketAddress(const std::string& text);
+std::string FormatSocketAddress(const sockaddr_storage& address);
+
+// One UCX context with its worker: active messages and wake-ups only, tcp
+// only, on the loopback device when `address` is a loopback one.
+class UcxContext {
+ public:
+  static absl::StatusOr<std::unique_ptr<UcxContext>> Create(
+      const SocketAddress& address);
+  ~UcxContext();
+  UcxContext(const UcxContext&) = delete;
+  UcxContext& operator=(const UcxContext&) = delete;
+
+  ucp_worker_h worker() const { return worker_; }
+  absl::StatusOr<int> EventFd() const;
+
+ private:
+  UcxContext() = default;
+  ucp_context_h context_ = nullptr;
+  ucp_worker_h worker_ = nullptr;
+};
+
+}  // namespace sluice::kvtransfer
+
+#endif  // KVTRANSFER_UCX_UCX_CONTEXT_H_

@@ -1,0 +1,452 @@
+#include "router/server/http_session.h"
+
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/random.h"
+#include "router/server/http_answer.h"
+
+namespace sluice::router {
+namespace {
+
+namespace net = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+// What a client may send ahead while its answer runs.
+constexpr size_t kMaxReadAheadBytes = 64 << 10;
+
+HttpError PlainError(int status, std::string message) {
+  HttpError error = BadRequest(std::move(message));
+  error.status = status;
+  return error;
+}
+
+// One connection on one strand. At any time it is reading a request, running
+// an answer (with a read pending, to see the client leave) or writing.
+class HttpSession final : public HttpConnection,
+                          public AnswerSink,
+                          public std::enable_shared_from_this<HttpSession> {
+ public:
+  HttpSession(net::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared,
+              std::function<void(HttpConnection*)> on_closed)
+      : socket_(std::move(socket)),
+        timer_(socket_.get_executor()),
+        comment_timer_(socket_.get_executor()),
+        shared_(std::move(shared)),
+        on_closed_(std::move(on_closed)) {
+    shared_->connections->Set(++shared_->open);
+  }
+  ~HttpSession() override { shared_->connections->Set(--shared_->open); }
+
+  void Start() override {
+    error_code ignored;
+    socket_.set_option(net::ip::tcp::no_delay(true), ignored);
+    net::post(socket_.get_executor(),
+              [self = shared_from_this()] { self->ReadHeader(true); });
+  }
+
+  void Close() override {
+    net::post(socket_.get_executor(),
+              [self = shared_from_this()] { self->Shut(); });
+  }
+
+  void SendReply(HttpReply reply) override { WriteReply(std::move(reply)); }
+
+  void BeginStream(
+      std::vector<std::pair<std::string, std::string>> headers) override {
+    streaming_ = true;
+    chunked_ = version_ >= 11;
+    if (!chunked_) keep_alive_ = false;
+    std::string head = absl::StrCat(
+        "HTTP/1.1 200 OK\r\n"
+        "Content-Type: text/event-stream; charset=utf-8\r\n"
+        "Cache-Control: no-store\r\nX-Accel-Buffering: no\r\n",
+        chunked_ ? "Transfer-Encoding: chunked\r\n" : "",
+        keep_alive_ ? "" : "Connection: close\r\n");
+    for (const auto& [name, value] : headers) {
+      absl::StrAppend(&head, name, ": ", value, "\r\n");
+    }
+    absl::StrAppend(&head, "\r\n");
+    Write(std::move(head), nullptr);
+    ArmComment();
+  }
+
+  void SendEvents(std::string bytes, std::function<void()> written) override {
+    if (chunked_) {
+      bytes = absl::StrCat(absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
+    }
+    Write(std::move(bytes), std::move(written));
+    ArmComment();
+  }
+
+  void EndStream() override {
+    comment_timer_.cancel();
+    streaming_ = false;
+    if (chunked_) Write("0\r\n\r\n", nullptr);
+    FinishAnswer();
+  }
+
+ private:
+  using Parser = http::request_parser<http::string_body>;
+
+  // --- reading ------------------------------------------------------------
+
+  void ReadHeader(bool first) {
+    if (closed_) return;
+    parser_.emplace();
+    parser_->header_limit(shared_->options.max_header_bytes);
+    parser_->body_limit(shared_->options.max_body_bytes);
+    if (buffer_.size() == 0 && !first) {
+      // Between requests: wait for a byte, then the header's clock starts.
+      SetTimer(shared_->options.idle_timeout_ms, [this] { Shut(); });
+      socket_.async_wait(net::ip::tcp::socket::wait_read,
+                         [self = shared_from_this()](error_code error) {
+                           if (error) return self->Shut();
+                           self->ReadHeaderNow();
+                         });
+      return;
+    }
+    ReadHeaderNow();
+  }
+
+  void ReadHeaderNow() {
+    if (closed_) return;
+    received_us_ = SystemClock::Get().NowMicros();
+    SetTimer(shared_->options.header_timeout_ms, [this] {
+      if (buffer_.size() == 0) return Shut();
+      Refuse(PlainError(408, "the request's header took too long"), "timeout");
+    });
+    reading_ = true;
+    http::async_read_header(
+        socket_, buffer_, *parser_,
+        [self = shared_from_this()](error_code error, size_t) {
+          self->OnHeader(error);
+        });
+  }
+
+  void OnHeader(error_code error) {
+    reading_ = false;
+    if (closed_ || answering_) return;
+    if (error == http::error::header_limit) {
+      return Refuse(PlainError(431, "the header block is too large"),
+                    "header_limit");
+    }
+    if (error == http::error::body_limit) {
+      return Refuse(BodyTooLarge(), "body_limit");
+    }
+    if (error == http::error::end_of_stream || error == net::error::eof ||
+        error == http::error::partial_message ||
+        error == net::error::connection_reset ||
+        error == net::error::operation_aborted) {
+      return Shut();
+    }
+    if (error) {
+      return Refuse(PlainError(400, absl::StrCat("malformed HTTP request: ",
+                                                 error.message())),
+                    "malformed");
+    }
+    const auto& head = parser_->get();
+    if (head.target().size() > shared_->options.max_target_bytes) {
+      return Refuse(
+          PlainError(414, absl::StrCat("the URL has ", head.target().size(),
+                                       " bytes, limit ",
+                                       shared_->options.max_target_bytes)),
+          "target_limit");
+    }
+    if (const auto length = parser_->content_length();
+        length && *length > shared_->options.max_body_bytes) {
+      return Refuse(BodyTooLarge(), "body_limit");
+    }
+    SetTimer(shared_->options.body_timeout_ms, [this] {
+      Refuse(PlainError(408, "the request's body took too long"), "timeout");
+    });
+    if (absl::AsciiStrToLower(std::string(head[http::field::expect])) ==
+        "100-continue") {
+      Write("HTTP/1.1 100 Continue\r\n\r\n", nullptr);
+    }
+    reading_ = true;
+    http::async_read(socket_, buffer_, *parser_,
+                     [self = shared_from_this()](error_code error, size_t) {
+                       self->OnBody(error);
+                     });
+  }
+
+  HttpError BodyTooLarge() const {
+    return PlainError(413,
+                      absl::StrCat("the body is larger than ",
+                                   shared_->options.max_body_bytes, " bytes"));
+  }
+
+  void OnBody(error_code error) {
+    reading_ = false;
+    if (closed_ || answering_) return;
+    if (error == http::error::body_limit) {
+      return Refuse(BodyTooLarge(), "body_limit");
+    }
+    if (error == http::error::partial_message || error == net::error::eof ||
+        error == net::error::connection_reset ||
+        error == net::error::operation_aborted) {
+      return Shut();
+    }
+    if (error) {
+      return Refuse(PlainError(400, absl::StrCat("malformed HTTP body: ",
+                                                 error.message())),
+                    "malformed");
+    }
+    timer_.cancel();
+    Handle(TakeRequest());
+  }
+
+  HttpRequest TakeRequest() {
+    http::request<http::string_body> message = parser_->release();
+    version_ = message.version();
+    keep_alive_ = message.keep_alive() && !shared_->draining.load();
+    HttpRequest request;
+    request.method = std::string(message.method_string());
+    const std::string target(message.target());
+    const size_t query = target.find('?');
+    request.path = target.substr(0, query);
+    if (query != std::string::npos) request.query = target.substr(query + 1);
+    for (const auto& field : message) {
+      request.headers.emplace_back(
+          absl::AsciiStrToLower(std::string(field.name_string())),
+          std::string(field.value()));
+    }
+    request.body = std::move(message.body());
+    request.received_us = received_us_;
+    return request;
+  }
+
+  // A request that cannot be read to its end: reply, then close.
+  void Refuse(const HttpError& error, const char* reason) {
+    if (closed_ || answering_) return;
+    shared_->bad_input->With({"openai", reason}).Add(1);
+    answering_ = true;
+    keep_alive_ = false;
+    head_only_ = false;
+    WriteReply(ErrorReply(error));
+  }
+
+  // --- answering ----------------------------------------------------------
+
+  void Handle(const HttpRequest& request) {
+    answering_ = true;
+    head_only_ = request.method == "HEAD";
+    request_id_ = RequestIdFor(request, RandomHexId(16));
+    RouteResult result =
+        RouteHttp(request, *shared_->router, shared_->options.routes);
+    if (result.reply.has_value()) {
+      if (result.reply->status == 400 || result.reply->status == 415) {
+        shared_->bad_input->With({"openai", "request"}).Add(1);
+      }
+      WriteReply(*std::move(result.reply));
+      return;
+    }
+    answer_ = std::make_shared<HttpAnswer>(
+        request, std::move(result.generate), *shared_->router,
+        [executor = socket_.get_executor()](std::function<void()> task) {
+          net::post(executor, std::move(task));
+        },
+        shared_from_this());
+    WatchClient();
+    const std::shared_ptr<HttpAnswer> answer = answer_;
+    answer->Start();
+  }
+
+  // Keeps a read pending while an answer runs: its end is the client's.
+  void WatchClient() {
+    if (watching_ || closed_ || buffer_.size() >= kMaxReadAheadBytes) return;
+    watching_ = true;
+    socket_.async_read_some(
+        buffer_.prepare(4096),
+        [self = shared_from_this()](error_code error, size_t bytes) {
+          self->watching_ = false;
+          if (error) return self->Shut();
+          self->buffer_.commit(bytes);
+          if (self->answering_) return self->WatchClient();
+          self->ReadHeaderNow();
+        });
+  }
+
+  void WriteReply(HttpReply reply) {
+    const bool empty = reply.status == 204;
+    std::string head = absl::StrCat(
+        "HTTP/1.1 ", reply.status, " ",
+        std::string(http::obsolete_reason(http::int_to_status(reply.status))),
+        "\r\n");
+    if (!empty) {
+      absl::StrAppend(&head, "Content-Type: ", reply.content_type,
+                      "\r\nContent-Length: ", reply.body.size(), "\r\n");
+    }
+    if (!keep_alive_) absl::StrAppend(&head, "Connection: close\r\n");
+    bool has_id = false;
+    for (const auto& [name, value] : reply.headers) {
+      has_id = has_id || name == "x-request-id";
+      absl::StrAppend(&head, name, ": ", value, "\r\n");
+    }
+    if (!has_id && !request_id_.empty()) {
+      absl::StrAppend(&head, "x-request-id: ", request_id_, "\r\n");
+    }
+    absl::StrAppend(&head, "\r\n");
+    if (!head_only_ && !empty) head += reply.body;
+    Write(std::move(head), nullptr);
+    FinishAnswer();
+  }
+
+  // The whole answer is in the queue; goes on when it is written.
+  void FinishAnswer() {
+    answer_ = nullptr;
+    finishing_ = true;
+    if (!writing_) AfterAnswer();
+  }
+
+  void AfterAnswer() {
+    finishing_ = false;
+    answering_ = false;
+    if (!keep_alive_) return Linger();
+    // A pending watch becomes the wait for the next request.
+    if (watching_) {
+      SetTimer(shared_->options.idle_timeout_ms, [this] { Shut(); });
+      return;
+    }
+    ReadHeader(false);
+  }
+
+  // Lets the client read the reply before the socket goes.
+  void Linger() {
+    error_code ignored;
+    socket_.shutdown(net::ip::tcp::socket::shutdown_send, ignored);
+    SetTimer(1000, [this] { Shut(); });
+    if (!watching_ && !reading_) Discard();
+  }
+
+  void Discard() {
+    buffer_.clear();
+    socket_.async_read_some(
+        buffer_.prepare(4096),
+        [self = shared_from_this()](error_code error, size_t) {
+          if (error || self->closed_) return self->Shut();
+          self->Discard();
+        });
+  }
+
+  // --- writing ------------------------------------------------------------
+
+  void Write(std::string bytes, std::function<void()> written) {
+    if (closed_) return;
+    queue_ += bytes;
+    if (written) queued_callbacks_.push_back(std::move(written));
+    if (!writing_) WriteNext();
+  }
+
+  void WriteNext() {
+    writing_ = true;
+    current_.swap(queue_);
+    queue_.clear();
+    current_callbacks_.swap(queued_callbacks_);
+    queued_callbacks_.clear();
+    net::async_write(socket_, net::buffer(current_),
+                     [self = shared_from_this()](error_code error, size_t) {
+                       self->OnWritten(error);
+                     });
+  }
+
+  void OnWritten(error_code error) {
+    writing_ = false;
+    if (error) return Shut();
+    const std::vector<std::function<void()>> callbacks =
+        std::move(current_callbacks_);
+    current_callbacks_.clear();
+    for (const std::function<void()>& callback : callbacks) callback();
+    if (closed_ || writing_) return;
+    if (!queue_.empty()) {
+      WriteNext();
+    } else if (finishing_) {
+      AfterAnswer();
+    }
+  }
+
+  // --- timers and end -----------------------------------------------------
+
+  void SetTimer(uint32_t ms, std::function<void()> expired) {
+    timer_.expires_after(milliseconds(ms));
+    timer_.async_wait([self = shared_from_this(),
+                       expired = std::move(expired)](error_code error) {
+      if (!error && !self->closed_) expired();
+    });
+  }
+
+  void ArmComment() {
+    if (!streaming_) return;
+    comment_timer_.expires_after(
+        milliseconds(shared_->options.keep_alive_comment_ms));
+    comment_timer_.async_wait([self = shared_from_this()](error_code error) {
+      if (error || self->closed_ || !self->streaming_) return;
+      self->SendEvents(": keep-alive\n\n", nullptr);
+    });
+  }
+
+  void Shut() {
+    if (std::exchange(closed_, true)) return;
+    timer_.cancel();
+    comment_timer_.cancel();
+    if (answer_ != nullptr) std::exchange(answer_, nullptr)->Abandon();
+    error_code ignored;
+    socket_.close(ignored);
+    if (on_closed_) on_closed_(this);
+  }
+
+  net::ip::tcp::socket socket_;
+  net::steady_timer timer_;
+  net::steady_timer comment_timer_;
+  const std::shared_ptr<HttpShared> shared_;
+  const std::function<void(HttpConnection*)> on_closed_;
+
+  boost::beast::flat_buffer buffer_;
+  std::optional<Parser> parser_;
+  int64_t received_us_ = 0;
+  unsigned version_ = 11;
+  bool keep_alive_ = true;
+  bool head_only_ = false;
+  std::string request_id_;
+
+  std::shared_ptr<HttpAnswer> answer_;
+  bool answering_ = false;
+  bool finishing_ = false;
+  bool streaming_ = false;
+  bool chunked_ = false;
+  bool watching_ = false;
+  bool reading_ = false;
+  bool closed_ = false;
+
+  std::string queue_;
+  std::string current_;
+  std::vector<std::function<void()>> queued_callbacks_;
+  std::vector<std::function<void()>> current_callbacks_;
+  bool writing_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<HttpConnection> MakeHttpSession(
+    net::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared,
+    std::function<void(HttpConnection*)> on_closed) {
+  return std::make_shared<HttpSession>(std::move(socket), std::move(shared),
+                                       std::move(on_closed));
+}
+
+}  // namespace sluice::router

@@ -1,0 +1,53 @@
+#include "kernels/op_table.h"
+
+#include "gtest/gtest.h"
+
+namespace sluice::kernels {
+namespace {
+
+constexpr Isa kLevels[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
+
+TEST(OpTable, EveryLevelUpToTheDetectedIsComplete) {
+  for (Isa isa : kLevels) {
+    const absl::StatusOr<const OpTable*> table = SelectOpTable(isa);
+    if (isa > DetectIsa()) {
+      EXPECT_EQ(table.status().code(), absl::StatusCode::kFailedPrecondition);
+      EXPECT_NE(table.status().message().find(Name(isa)),
+                absl::string_view::npos);
+      continue;
+    }
+    ASSERT_TRUE(table.ok()) << table.status();
+    const OpTable& ops = **table;
+    EXPECT_EQ(ops.isa, isa);
+    EXPECT_EQ(ops.name, std::string("cpu.") + std::string(Name(isa)));
+    EXPECT_NE(ops.embedding, nullptr);
+    EXPECT_NE(ops.rms_norm, nullptr);
+    EXPECT_NE(ops.pack_activations, nullptr);
+    EXPECT_NE(ops.matmul, nullptr);
+    EXPECT_NE(ops.rope, nullptr);
+    EXPECT_NE(ops.write_kv, nullptr);
+    EXPECT_NE(ops.copy_blocks, nullptr);
+    EXPECT_NE(ops.attention, nullptr);
+    EXPECT_NE(ops.silu_mul, nullptr);
+    EXPECT_NE(ops.add, nullptr);
+    EXPECT_NE(ops.sample, nullptr);
+    EXPECT_NE(ops.logprobs, nullptr);
+    EXPECT_EQ(*SelectOpTable(isa), &ops);
+  }
+}
+
+TEST(Isa, NamesParseBack) {
+  for (Isa isa : kLevels) {
+    const absl::StatusOr<Isa> parsed = ParseIsa(Name(isa));
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(*parsed, isa);
+  }
+  for (absl::string_view name : {"", "AVX2", "avx", "amx "}) {
+    const absl::Status status = ParseIsa(name).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find(name), absl::string_view::npos);
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels

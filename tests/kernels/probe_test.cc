@@ -1,0 +1,175 @@
+#include "kernels/probe.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace sluice::kernels {
+namespace {
+
+const OpTable& Portable() { return **SelectOpTable(Isa::kPortable); }
+
+void FlipLowestBit(float* value) {
+  uint32_t bits;
+  std::memcpy(&bits, value, sizeof(bits));
+  bits ^= 1;
+  std::memcpy(value, &bits, sizeof(bits));
+}
+
+// One op each, wrong in one bit of one result.
+struct Sabotage {
+  const char* op;
+  void (*apply)(OpTable& table);
+};
+
+const Sabotage kSabotages[] = {
+    {"embedding",
+     [](OpTable& table) {
+       table.embedding = [](const OpContext& c, const EmbeddingArgs& a) {
+         Portable().embedding(c, a);
+         FlipLowestBit(a.y.Row(a.y.rows - 1));
+       };
+     }},
+    {"rms_norm",
+     [](OpTable& table) {
+       table.rms_norm = [](const OpContext& c, const RmsNormArgs& a) {
+         Portable().rms_norm(c, a);
+         FlipLowestBit(a.y.Row(0) + 5);
+       };
+     }},
+    {"pack_activations",
+     [](OpTable& table) {
+       table.pack_activations = [](const OpContext& c,
+                                   const PackActivationsArgs& a) {
+         Portable().pack_activations(c, a);
+         a.out.bytes[3] ^= 1;
+       };
+     }},
+    {"matmul",
+     [](OpTable& table) {
+       table.matmul = [](const OpContext& c, const MatmulArgs& a) {
+         Portable().matmul(c, a);
+         // Only one height of tile is wrong.
+         if (a.a.rows == 5) FlipLowestBit(a.y.Row(4) + 100);
+       };
+     }},
+    {"rope",
+     [](OpTable& table) {
+       table.rope = [](const OpContext& c, const RopeArgs& a) {
+         Portable().rope(c, a);
+         FlipLowestBit(a.x.Row(3) + 1);
+       };
+     }},
+    {"write_kv",
+     [](OpTable& table) {
+       table.write_kv = [](const OpContext& c, const WriteKvArgs& a) {
+         Portable().write_kv(c, a);
+         a.kv.base[a.kv.block_stride_bytes] ^= 1;
+       };
+     }},
+    {"copy_blocks",
+     [](OpTable& table) {
+       table.copy_blocks = [](const OpContext&, const CopyBlocksArgs&) {};
+     }},
+    {"attention",
+     [](OpTable& table) {
+       table.attention = [](const OpContext& c, const AttentionArgs& a) {
+         Portable().attention(c, a);
+         FlipLowestBit(a.out.Row(8));
+       };
+     }},
+    {"silu_mul",
+     [](OpTable& table) {
+       table.silu_mul = [](const OpContext& c, const SiluMulArgs& a) {
+         Portable().silu_mul(c, a);
+         FlipLowestBit(a.y.Row(1));
+       };
+     }},
+    {"add",
+     [](OpTable& table) {
+       table.add = [](const OpContext& c, const AddArgs& a) {
+         Portable().add(c, a);
+         FlipLowestBit(a.y.Row(1));
+       };
+     }},
+    {"sample",
+     [](OpTable& table) {
+       table.sample = [](const OpContext& c, const SampleArgs& a) {
+         Portable().sample(c, a);
+         a.tokens[7] ^= 1;
+       };
+     }},
+    {"logprobs",
+     [](OpTable& table) {
+       table.logprobs = [](const OpContext& c, const LogprobsArgs& a) {
+         Portable().logprobs(c, a);
+         FlipLowestBit(a.rows[2].logprob);
+       };
+     }},
+};
+
+bool SameOps(const OpTable& a, const OpTable& b) {
+  return a.embedding == b.embedding && a.rms_norm == b.rms_norm &&
+         a.pack_activations == b.pack_activations && a.matmul == b.matmul &&
+         a.rope == b.rope && a.write_kv == b.write_kv &&
+         a.copy_blocks == b.copy_blocks && a.attention == b.attention &&
+         a.silu_mul == b.silu_mul && a.add == b.add && a.sample == b.sample &&
+         a.logprobs == b.logprobs;
+}
+
+TEST(Probe, EveryLevelPassesWithOneId) {
+  std::string id;
+  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    if (isa > DetectIsa()) continue;
+    for (int threads : {1, 3}) {
+      ThreadPool pool(threads);
+      const OpTable& wanted = **SelectOpTable(isa);
+      const ProbeResult result = RunProbe({&pool}, wanted);
+      for (const ProbeMismatch& mismatch : result.mismatches) {
+        ADD_FAILURE() << mismatch.op << " at " << Name(mismatch.isa);
+      }
+      EXPECT_TRUE(SameOps(result.table, wanted));
+      EXPECT_EQ(result.table.isa, isa);
+      if (id.empty()) id = result.numerics_id;
+      EXPECT_EQ(result.numerics_id, id) << Name(isa) << " " << threads;
+    }
+  }
+  // The same on every machine, compiler and level. A change of the arithmetic
+  // changes the digest, and must change the version in probe.cc with it.
+  EXPECT_EQ(id, "x86.1/2ed95e36d15d1e8b");
+}
+
+TEST(Probe, ReplacesASabotagedOpAndKeepsTheId) {
+  ThreadPool pool(2);
+  for (Isa isa : {Isa::kPortable, DetectIsa()}) {
+    const OpTable& good = **SelectOpTable(isa);
+    const std::string id = RunProbe({&pool}, good).numerics_id;
+    OpTable expected = good;
+    if (isa != Isa::kPortable) {
+      expected = **SelectOpTable(static_cast<Isa>(static_cast<int>(isa) - 1));
+    }
+    for (const Sabotage& sabotage : kSabotages) {
+      SCOPED_TRACE(sabotage.op);
+      OpTable bad = good;
+      sabotage.apply(bad);
+      ASSERT_FALSE(SameOps(bad, good));
+      const ProbeResult result = RunProbe({&pool}, bad);
+      ASSERT_EQ(result.mismatches.size(), 1u);
+      EXPECT_EQ(result.mismatches[0].op, sabotage.op);
+      EXPECT_EQ(result.mismatches[0].isa, isa);
+      EXPECT_EQ(result.numerics_id, id);
+      // Where the levels share a function, taking the lower one restores it.
+      EXPECT_FALSE(SameOps(result.table, bad));
+      if (std::string(sabotage.op) == "matmul") {
+        EXPECT_EQ(result.table.matmul, expected.matmul);
+        EXPECT_EQ(result.table.attention, good.attention);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace sluice::kernels

@@ -1,0 +1,78 @@
+#ifndef TESTS_KVTRANSFER_TESTING_LOOPBACK_PAIR_H_
+#define TESTS_KVTRANSFER_TESTING_LOOPBACK_PAIR_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "kvtransfer/loopback/loopback_fabric.h"
+#include "tests/kvtransfer/testing/kv_worker.h"
+
+namespace sluice::kvtransfer {
+
+// What the callbacks of one side said.
+struct SideLog {
+  std::vector<TransferResult> ends;
+  std::vector<absl::StatusOr<std::string>> attachments;
+
+  bool ended() const { return !ends.empty(); }
+  TransferState state() const { return ends.at(0).state; }
+  absl::StatusCode code() const { return ends.at(0).status.code(); }
+};
+
+struct LoopbackPairOptions {
+  KvWorkerSpec source = {.name = "prefill"};
+  KvWorkerSpec target = {.name = "decode"};
+  TransferMode mode = TransferMode::kPull;
+  uint64_t seed = 1;
+  bool pair = true;
+  uint32_t stream_message_bytes = 1024;
+};
+
+// A prefill and a decode worker on a loopback fabric with one fake clock,
+// everything on the calling thread.
+class LoopbackPair {
+ public:
+  explicit LoopbackPair(const LoopbackPairOptions& options);
+  ~LoopbackPair();
+
+  // Runs both engines and the fabric until nothing moves at this instant.
+  void Settle();
+  // Advances the clock in steps of 5 ms, settling after each.
+  void Run(int64_t ms);
+
+  // One transfer with default arguments.
+  struct Args {
+    uint32_t num_tokens = 40;
+    uint32_t skip = 0;
+    uint32_t deadline_ms = 5000;
+    uint64_t sequence = 7;
+  };
+  Ticket StartReceive(const Args& args);
+  void StartSend(const Ticket& ticket);
+  // Tokens [0, t1) x layers [l0, l1) are final.
+  void Offer(const Ticket& ticket, uint32_t t1, uint32_t l0, uint32_t l1);
+  void OfferAll(const Ticket& ticket);
+  bool TargetHolds(const Args& args) const;
+
+  FakeClock clock;
+  LoopbackFabric fabric;
+  KvWorker source;
+  KvWorker target;
+  std::unique_ptr<TransferEngine> source_engine;
+  std::unique_ptr<TransferEngine> target_engine;
+  SideLog sent;
+  SideLog received;
+  std::vector<uint32_t> source_blocks;
+  std::vector<uint32_t> target_blocks;
+
+ private:
+  std::unique_ptr<TransferEngine> MakeEngine(const KvWorker& worker,
+                                             const LoopbackPairOptions& options,
+                                             bool sends);
+};
+
+}  // namespace sluice::kvtransfer
+
+#endif  // TESTS_KVTRANSFER_TESTING_LOOPBACK_PAIR_H_

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Everything the project checks, on a bare Debian 12: set-up, build, tests,
+# format, lint, layers, documents. The last line is
+# `N passed, N failed, N skipped`; exit 1 when anything failed.
+# Usage: tests/run.sh [--quick]   (--quick: only the optimised test build)
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+quick=0
+case "${1:-}" in
+  '') ;;
+  --quick) quick=1 ;;
+  *) echo "tests/run.sh: unknown argument $1" >&2; exit 64 ;;
+esac
+
+./deploy/setup.sh >/dev/null || exit 1
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/sluice
+logs=build/test_logs
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+bazel_flags=(--disk_cache="$cache/bazel" --color=no --curses=no
+  --noshow_progress --show_result=0 --keep_going)
+
+# count LOG: adds the test targets of a bazel log to the totals.
+count() {
+  local lines
+  lines=$(grep -aE '^//[^ ]+ +(\(cached\) )?(PASSED|FLAKY|FAILED|TIMEOUT|NO STATUS|SKIPPED)' "$1")
+  local p f s
+  p=$(grep -acE ' (PASSED|FLAKY)' <<<"$lines")
+  s=$(grep -acE ' SKIPPED' <<<"$lines")
+  f=$(grep -acE ' (FAILED|TIMEOUT|NO STATUS)' <<<"$lines")
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# suite NAME ARGUMENTS...: one bazel test run, counted.
+suite() {
+  local name=$1
+  shift
+  echo "=== $name" >&2
+  local begin=$SECONDS
+  bazel test "${bazel_flags[@]}" "$@" >"$logs/$name.log" 2>&1
+  local code=$?
+  count "$logs/$name.log"
+  grep -aE '^(//[^ ]+ .*(FAILED|TIMEOUT|NO STATUS)|ERROR|FAILED)' \
+    "$logs/$name.log" | head -20
+  if [ $code -ne 0 ]; then
+    tail -60 "$logs/$name.log"
+    # A build that broke before any test ran is a failure of its own.
+    [ $code -eq 3 ] || failed=$((failed + 1))
+  fi
+  echo "=== $name: exit $code, $((SECONDS - begin)) s" >&2
+}
+
+# check NAME COMMAND...: one check that is not a bazel test.
+check() {
+  local name=$1
+  shift
+  echo "=== $name" >&2
+  local begin=$SECONDS
+  if "$@" >"$logs/$name.log" 2>&1; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    tail -40 "$logs/$name.log"
+    echo "=== $name: FAILED" >&2
+  fi
+  echo "=== $name: $((SECONDS - begin)) s" >&2
+}
+
+suite opt --config=opt //...
+if [ $quick -eq 0 ]; then
+  check format tools/format.sh --check
+  check layers python3 tools/check_layers.py
+  check architecture python3 tools/check_architecture.py
+  check lint bazel build "${bazel_flags[@]}" --config=opt --config=lint //...
+  suite asan --config=asan --test_tag_filters=-no_asan,-slow,-model,-bench \
+    --build_tests_only //tests/...
+  suite tsan --config=tsan --test_tag_filters=tsan --build_tests_only \
+    //tests/...
+  suite fuzz --config=fuzz --test_tag_filters=fuzz --build_tests_only \
+    //tests/fuzz/...
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]

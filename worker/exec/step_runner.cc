@@ -1,0 +1,340 @@
+#include "worker/exec/step_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/check.h"
+#include "base/sha256.h"
+#include "base/status_macros.h"
+
+namespace sluice::worker {
+namespace {
+
+std::string DigestOf(const float* logits, int64_t vocab) {
+  return ToBytes(Sha256Of({reinterpret_cast<const char*>(logits),
+                           static_cast<size_t>(vocab) * sizeof(float)}));
+}
+
+absl::Status BadRow(const PlanRow& row, absl::string_view what) {
+  return absl::InternalError(
+      absl::StrCat("step plan, sequence ", row.seq, ": ", what));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
+    const StepRunnerOptions& options) {
+  const ModelConfig& config = options.model->config();
+  const kvtransfer::GroupLayout& layout = options.pool->layout();
+  if (layout.layers != config.layers || layout.heads != config.kv_heads ||
+      layout.head_dim != config.head_dim) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "KV pool of ", layout.layers, " layers x ", layout.heads, " heads x ",
+        layout.head_dim, " does not fit a model of ", config.layers, " x ",
+        config.kv_heads, " x ", config.head_dim));
+  }
+  if (options.model_tokens > options.model->max_positions()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "sequences of ", options.model_tokens, " tokens, positions up to ",
+        options.model->max_positions()));
+  }
+  std::unique_ptr<StepRunner> runner(new StepRunner(options));
+  const int threads = options.threads->num_threads();
+  ASSIGN_OR_RETURN(
+      runner->buffers_,
+      options.model->MakeBuffers({.max_tokens = options.max_batch_tokens,
+                                  .max_kv_len = options.model_tokens,
+                                  .max_logit_rows = options.max_batch_seqs,
+                                  .threads = threads}));
+  ASSIGN_OR_RETURN(
+      runner->sample_scratch_,
+      PageMemory::Allocate(kernels::SampleScratchBytes(config.vocab, threads),
+                           "sampling"));
+  return runner;
+}
+
+int64_t StepRunner::buffer_bytes() const {
+  return buffers_->size_bytes() + sample_scratch_.size_bytes();
+}
+
+void StepRunner::UpdateSequences(const StepPlan& plan) {
+  for (SequenceKey key : plan.ends) sequences_.erase(key);
+  for (const SequenceStart& start : plan.starts) {
+    sequences_[start.seq] =
+        std::make_unique<SequenceState>(start, options_.eos_ids);
+  }
+}
+
+absl::Status StepRunner::CheckRow(const PlanRow& row) const {
+  const int64_t block_tokens = options_.pool->block_tokens();
+  const int64_t end = row.kv_before + static_cast<int64_t>(row.tokens.size());
+  if (row.tokens.empty()) return BadRow(row, "no tokens");
+  if (end > options_.model_tokens) {
+    return BadRow(row,
+                  absl::StrCat(end, " entries, limit ", options_.model_tokens));
+  }
+  if (static_cast<int64_t>(row.blocks.size()) * block_tokens < end) {
+    return BadRow(
+        row, absl::StrCat(row.blocks.size(), " blocks for ", end, " entries"));
+  }
+  const int64_t vocab = options_.model->config().vocab;
+  for (TokenId token : row.tokens) {
+    if (token < 0 || token >= vocab) {
+      return BadRow(
+          row, absl::StrCat("token ", token, " is outside [0, ", vocab, ")"));
+    }
+  }
+  for (BlockId block : row.blocks) {
+    if (block == 0 || block >= options_.pool->num_blocks()) {
+      return BadRow(row, absl::StrCat("block ", block, " is outside [1, ",
+                                      options_.pool->num_blocks(), ")"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::AlignStates(const PlanRow& row) {
+  const size_t end = row.kv_before + row.tokens.size();
+  for (SequenceKey key : row.samples) {
+    auto it = sequences_.find(key);
+    if (it == sequences_.end()) {
+      return BadRow(row, absl::StrCat("samples unknown sequence ", key));
+    }
+    SequenceState& state = *it->second;
+    // A token that the engine took from elsewhere comes with the row itself.
+    for (size_t j = 0; j < row.tokens.size(); ++j) {
+      if (row.kv_before + j == state.tokens().size()) {
+        state.Append(row.tokens[j]);
+      }
+    }
+    if (state.tokens().size() < end) {
+      return BadRow(
+          row, absl::StrCat("sequence ", key, " has ", state.tokens().size(),
+                            " tokens, the row ends at ", end));
+    }
+    // Beyond the row's end: tokens this sequence was given and then denied.
+    state.Truncate(static_cast<uint32_t>(end));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StepRunner::CheckPlan(const StepPlan& plan) const {
+  int64_t tokens = 0;
+  for (const PlanRow& row : plan.rows) {
+    RETURN_IF_ERROR(CheckRow(row));
+    if (row.prompt_logprobs >= 0 && !sequences_.contains(row.seq)) {
+      return BadRow(row, "prompt logprobs of an unknown sequence");
+    }
+    tokens += static_cast<int64_t>(row.tokens.size());
+  }
+  const int64_t seqs = static_cast<int64_t>(plan.rows.size());
+  if (seqs > options_.max_batch_seqs || tokens > options_.max_batch_tokens) {
+    return absl::InternalError(absl::StrCat(
+        "step plan: ", seqs, " rows of ", tokens, " tokens, limits ",
+        options_.max_batch_seqs, " and ", options_.max_batch_tokens));
+  }
+  for (const kernels::BlockCopyPair& pair : plan.copies) {
+    if (std::max(pair.from, pair.to) >= options_.pool->num_blocks()) {
+      return absl::InternalError(absl::StrCat("step plan: copy of block ",
+                                              pair.from, " to ", pair.to));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void StepRunner::BuildInputs(const StepPlan& plan) {
+  ids_.clear();
+  positions_.clear();
+  slots_.clear();
+  q_off_.assign(1, 0);
+  kv_before_.clear();
+  const int64_t block_tokens = options_.pool->block_tokens();
+  size_t width = 0;
+  for (const PlanRow& row : plan.rows) {
+    width = std::max(width, row.blocks.size());
+  }
+  table_width_ = static_cast<int64_t>(width);
+  block_table_.assign(plan.rows.size() * width, 0);
+  for (size_t r = 0; r < plan.rows.size(); ++r) {
+    const PlanRow& row = plan.rows[r];
+    ids_.insert(ids_.end(), row.tokens.begin(), row.tokens.end());
+    for (size_t j = 0; j < row.tokens.size(); ++j) {
+      const int64_t position = row.kv_before + static_cast<int64_t>(j);
+      positions_.push_back(position);
+      slots_.push_back(int64_t{row.blocks[position / block_tokens]} *
+                           block_tokens +
+                       position % block_tokens);
+    }
+    std::copy(row.blocks.begin(), row.blocks.end(),
+              block_table_.begin() + r * width);
+    kv_before_.push_back(row.kv_before);
+    q_off_.push_back(static_cast<uint32_t>(ids_.size()));
+  }
+}
+
+void StepRunner::RunForward(const StepPlan& plan) {
+  BuildInputs(plan);
+  LayerObserver* const observer = options_.observer;
+  options_.model->Forward(context(), *options_.ops,
+                          {.ids = ids_,
+                           .positions = positions_,
+                           .slots = slots_,
+                           .q_off = q_off_,
+                           .kv_before = kv_before_,
+                           .block_table = block_table_.data(),
+                           .table_width = table_width_,
+                           .kv = options_.pool->layers()},
+                          buffers_.get(), [&](int64_t layers) {
+                            if (observer == nullptr) return;
+                            observer->OnLayersDone(
+                                plan.step, static_cast<uint32_t>(layers));
+                          });
+}
+
+void StepRunner::FillLogprobs(std::vector<WantedLogprobs>* wanted) {
+  if (wanted->empty()) return;
+  std::vector<kernels::LogprobsRow> rows;
+  rows.reserve(wanted->size());
+  for (WantedLogprobs& want : *wanted) {
+    want.out->token = want.row.token;
+    want.out->top.resize(want.row.num_top);
+    want.row.logprob = &want.out->logprob;
+    want.row.top = want.out->top.data();
+    rows.push_back(want.row);
+  }
+  options_.ops->logprobs(
+      context(), {.rows = rows, .vocab = options_.model->config().vocab});
+}
+
+void StepRunner::SampleSlice(const StepPlan& plan, size_t first, size_t last,
+                             StepResult* result) {
+  const int64_t vocab = options_.model->config().vocab;
+  logit_rows_.clear();
+  for (size_t i = first; i < last; ++i) {
+    logit_rows_.push_back(static_cast<int32_t>(q_off_[sampling_rows_[i] + 1]) -
+                          1);
+  }
+  const kernels::MatrixView<const float> logits = options_.model->Logits(
+      context(), *options_.ops, logit_rows_, buffers_.get());
+  sample_rows_.clear();
+  sample_states_.clear();
+  const size_t first_result = result->sampled.size();
+  for (size_t i = first; i < last; ++i) {
+    const float* row_logits = logits.Row(static_cast<int64_t>(i - first));
+    std::string digest;
+    if (options_.digest_logits) digest = DigestOf(row_logits, vocab);
+    for (SequenceKey key : plan.rows[sampling_rows_[i]].samples) {
+      SequenceState* state = sequences_.at(key).get();
+      sample_states_.push_back(state);
+      sample_rows_.push_back(state->RowFor(row_logits));
+      result->sampled.push_back({.seq = key,
+                                 .token = -1,
+                                 .status = kernels::SampleStatus::kOk,
+                                 .logprobs = {},
+                                 .logits_sha256 = digest});
+    }
+  }
+  sampled_.assign(sample_rows_.size(), -1);
+  statuses_.assign(sample_rows_.size(), kernels::SampleStatus::kOk);
+  options_.ops->sample(context(), {.rows = sample_rows_,
+                                   .vocab = vocab,
+                                   .scratch = sample_scratch_.data(),
+                                   .tokens = sampled_.data(),
+                                   .status = statuses_.data()});
+  std::vector<WantedLogprobs> wanted;
+  for (size_t i = 0; i < sampled_.size(); ++i) {
+    SampledToken& out = result->sampled[first_result + i];
+    out.token = sampled_[i];
+    out.status = statuses_[i];
+    if (out.status != kernels::SampleStatus::kOk) continue;
+    const int32_t alternatives = sample_states_[i]->params().logprobs;
+    if (alternatives >= 0) {
+      wanted.push_back({.row = {.logits = sample_rows_[i].logits,
+                                .token = out.token,
+                                .num_top = alternatives},
+                        .out = &out.logprobs});
+    }
+  }
+  FillLogprobs(&wanted);
+  for (size_t i = 0; i < sampled_.size(); ++i) {
+    if (statuses_[i] == kernels::SampleStatus::kOk) {
+      sample_states_[i]->Append(sampled_[i]);
+    }
+  }
+}
+
+void StepRunner::RunSamples(const StepPlan& plan, StepResult* result) {
+  sampling_rows_.clear();
+  size_t num_samples = 0;
+  for (size_t r = 0; r < plan.rows.size(); ++r) {
+    if (plan.rows[r].samples.empty()) continue;
+    sampling_rows_.push_back(r);
+    num_samples += plan.rows[r].samples.size();
+  }
+  // References into `sampled` are taken while it grows.
+  result->sampled.reserve(num_samples);
+  const size_t slice = static_cast<size_t>(options_.max_batch_seqs);
+  for (size_t i = 0; i < sampling_rows_.size(); i += slice) {
+    SampleSlice(plan, i, std::min(sampling_rows_.size(), i + slice), result);
+  }
+}
+
+void StepRunner::RunPromptLogprobs(const PlanRow& row, int64_t first_token,
+                                   StepResult* result) {
+  const SequenceState& state = *sequences_.at(row.seq);
+  // Row j decides position kv_before + j + 1; the prompt's last token decides
+  // none of the prompt.
+  const int64_t decided =
+      std::min<int64_t>(static_cast<int64_t>(row.tokens.size()),
+                        int64_t{state.prompt_tokens()} - row.kv_before - 1);
+  PromptLogprobs out = {
+      .seq = row.seq, .first_position = row.kv_before + 1, .positions = {}};
+  out.positions.resize(std::max<int64_t>(decided, 0));
+  const int64_t slice = options_.max_batch_seqs;
+  for (int64_t begin = 0; begin < decided; begin += slice) {
+    const int64_t end = std::min(decided, begin + slice);
+    logit_rows_.clear();
+    for (int64_t j = begin; j < end; ++j) {
+      logit_rows_.push_back(static_cast<int32_t>(first_token + j));
+    }
+    const kernels::MatrixView<const float> logits = options_.model->Logits(
+        context(), *options_.ops, logit_rows_, buffers_.get());
+    std::vector<WantedLogprobs> wanted;
+    for (int64_t j = begin; j < end; ++j) {
+      wanted.push_back({.row = {.logits = logits.Row(j - begin),
+                                .token = state.tokens()[row.kv_before + j + 1],
+                                .num_top = row.prompt_logprobs},
+                        .out = &out.positions[j]});
+    }
+    FillLogprobs(&wanted);
+  }
+  result->prompt_logprobs.push_back(std::move(out));
+}
+
+absl::StatusOr<StepResult> StepRunner::Run(const StepPlan& plan) {
+  const int64_t start_us = options_.clock->NowMicros();
+  UpdateSequences(plan);
+  RETURN_IF_ERROR(CheckPlan(plan));
+  for (const PlanRow& row : plan.rows) RETURN_IF_ERROR(AlignStates(row));
+  StepResult result;
+  if (!plan.copies.empty()) {
+    options_.ops->copy_blocks(
+        context(),
+        {.base = options_.pool->base(),
+         .block_stride_bytes = options_.pool->layout().block_stride_bytes(),
+         .pairs = plan.copies});
+  }
+  if (!plan.rows.empty()) {
+    RunForward(plan);
+    for (size_t r = 0; r < plan.rows.size(); ++r) {
+      if (plan.rows[r].prompt_logprobs < 0) continue;
+      RunPromptLogprobs(plan.rows[r], q_off_[r], &result);
+    }
+    RunSamples(plan, &result);
+  }
+  result.compute_us = options_.clock->NowMicros() - start_us;
+  return result;
+}
+
+}  // namespace sluice::worker

@@ -1,0 +1,197 @@
+#include "worker/handoff/peer_dialer.h"
+
+#include <grpcpp/grpcpp.h>
+#include <netdb.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/grpc_status.h"
+#include "base/log.h"
+#include "base/status_macros.h"
+#include "base/thread.h"
+#include "kvtransfer/wire/kv_wire.h"
+#include "proto/kv.grpc.pb.h"
+#include "worker/handoff/kv_service.h"
+#include "worker/handoff/link_reactor.h"
+
+namespace sluice::worker {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr milliseconds kFirstPause(50);
+constexpr milliseconds kLongestPause(1000);
+constexpr milliseconds kResolveEvery(1000);
+constexpr milliseconds kPairTimeout(3000);
+
+// Sleeps, at most until a stop is requested.
+void Pause(std::stop_token stop, milliseconds time) {
+  std::mutex mu;
+  std::condition_variable_any wake;
+  std::unique_lock<std::mutex> lock(mu);
+  wake.wait_for(lock, stop, time, [] { return false; });
+}
+
+using ClientLink = grpc::ClientBidiReactor<v1::KvMessage, v1::KvMessage>;
+
+// The dialled end of a Link.
+class DialledLink final : public LinkReactor<ClientLink> {
+ public:
+  DialledLink(KvLinks& links, std::string peer)
+      : LinkReactor(links, std::move(peer)) {}
+
+  void Run(v1::Kv::Stub& stub, const std::string& own_worker) {
+    context_.AddMetadata(kLinkWorkerKey, own_worker);
+    stub.async()->Link(&context_, this);
+    // Held for writes that come from other threads.
+    AddHold();
+    Begin();
+    StartCall();
+  }
+
+  void OnDone(const grpc::Status& status) override {
+    // Whoever waits may go on while this thread drops the last reference.
+    const std::shared_ptr<void> keep = shared_from_this();
+    Release(FromGrpcStatus(status));
+    MutexLock lock(mu_);
+    done_ = true;
+    ended_.NotifyAll();
+  }
+
+  void WaitUntilDone() {
+    MutexLock lock(mu_);
+    while (!done_) ended_.Wait(mu_);
+  }
+
+ private:
+  void EndStream(const absl::Status&) override {
+    context_.TryCancel();
+    RemoveHold();
+  }
+
+  grpc::ClientContext context_;
+  Mutex mu_;
+  CondVar ended_;
+  bool done_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+std::vector<std::string> ResolveAll(const std::string& host_port) {
+  std::vector<std::string> found;
+  const size_t colon = host_port.rfind(':');
+  if (colon == std::string::npos) return found;
+  const std::string port = host_port.substr(colon + 1);
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* list = nullptr;
+  if (getaddrinfo(host_port.substr(0, colon).c_str(), nullptr, &hints, &list) !=
+      0) {
+    return found;
+  }
+  for (addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
+    char host[NI_MAXHOST];
+    if (getnameinfo(entry->ai_addr, entry->ai_addrlen, host, sizeof host,
+                    nullptr, 0, NI_NUMERICHOST) != 0) {
+      continue;
+    }
+    found.push_back(entry->ai_family == AF_INET6
+                        ? absl::StrCat("[", host, "]:", port)
+                        : absl::StrCat(host, ":", port));
+  }
+  freeaddrinfo(list);
+  return found;
+}
+
+struct Paired {
+  std::string worker;
+};
+
+absl::StatusOr<Paired> PairWith(v1::Kv::Stub& stub,
+                                kvtransfer::TransferEngine& transfers) {
+  const kvtransfer::PeerOffer ours = transfers.PrepareOffer();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
+  v1::PairResponse response;
+  const grpc::Status status =
+      stub.Pair(&context, kvtransfer::ToPairRequest(ours), &response);
+  if (!status.ok()) return FromGrpcStatus(status);
+  ASSIGN_OR_RETURN(kvtransfer::PeerOffer theirs,
+                   kvtransfer::FromProto(response));
+  RETURN_IF_ERROR(transfers.CheckOffer(theirs, 0));
+  transfers.Pair(ours, theirs);
+  return Paired{.worker = theirs.manifest.worker};
+}
+
+}  // namespace
+
+PeerDialer::PeerDialer(PeerDialerOptions options,
+                       kvtransfer::TransferEngine& transfers, KvLinks& links)
+    : options_(std::move(options)), transfers_(transfers), links_(links) {
+  for (const std::string& address : options_.addresses) AddPeer(address);
+  if (!options_.dns.empty()) {
+    resolver_ = StartThread("kv_resolver", [this](std::stop_token stop) {
+      Resolve(std::move(stop));
+    });
+  }
+}
+
+PeerDialer::~PeerDialer() {
+  resolver_ = std::jthread();  // stops and joins: no more dialers
+  for (auto& [address, thread] : dialers_) thread.request_stop();
+  links_.CloseAll();
+}
+
+void PeerDialer::AddPeer(const std::string& address) {
+  if (dialers_.contains(address)) return;
+  dialers_[address] =
+      StartThread("kv_dialer", [this, address](std::stop_token stop) {
+        Dial(std::move(stop), address);
+      });
+}
+
+void PeerDialer::Resolve(std::stop_token stop) {
+  while (!stop.stop_requested()) {
+    for (const std::string& address : ResolveAll(options_.dns)) {
+      AddPeer(address);
+    }
+    Pause(stop, kResolveEvery);
+  }
+}
+
+void PeerDialer::Dial(std::stop_token stop, const std::string& address) {
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  const std::unique_ptr<v1::Kv::Stub> stub =
+      v1::Kv::NewStub(grpc::CreateCustomChannel(
+          address, grpc::InsecureChannelCredentials(), arguments));
+  milliseconds pause(0);
+  std::string last_error;
+  while (!stop.stop_requested()) {
+    const absl::StatusOr<Paired> paired = PairWith(*stub, transfers_);
+    if (paired.ok()) {
+      pause = milliseconds(0);
+      last_error.clear();
+      auto link = std::make_shared<DialledLink>(links_, paired->worker);
+      link->Run(*stub, options_.own_worker);
+      const std::stop_callback close(stop, [&link] { link->Close(); });
+      link->WaitUntilDone();
+    } else if (last_error != paired.status().message()) {
+      // Once per cause: a peer may be away for long.
+      last_error = std::string(paired.status().message());
+      Log(kWarn, "kv peer not paired",
+          {{"peer", address}, {"error", paired.status().ToString()}});
+    }
+    Pause(stop, pause);
+    pause = std::clamp(pause * 2, kFirstPause, kLongestPause);
+  }
+}
+
+}  // namespace sluice::worker

@@ -1,0 +1,272 @@
+#include "worker/model/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "base/check.h"
+#include "base/status_macros.h"
+
+namespace sluice::worker {
+namespace {
+
+using kernels::MatrixView;
+using kernels::OpContext;
+using kernels::OpTable;
+
+// Products run over this many rows at a time, so that their operands stay in
+// the cache; rows are independent, so it never shows in a result.
+constexpr int64_t kSliceRows = 256;
+
+MatrixView<float> View(float* data, int64_t rows, int64_t cols,
+                       int64_t stride) {
+  return {.data = data, .rows = rows, .cols = cols, .stride = stride};
+}
+
+MatrixView<const float> Const(const MatrixView<float>& view) {
+  return {.data = view.data,
+          .rows = view.rows,
+          .cols = view.cols,
+          .stride = view.stride};
+}
+
+MatrixView<float> Rows(const MatrixView<float>& view, int64_t begin,
+                       int64_t end) {
+  return View(view.Row(begin), end - begin, view.cols, view.stride);
+}
+
+// Columns [begin, begin + cols).
+MatrixView<float> Columns(const MatrixView<float>& view, int64_t begin,
+                          int64_t cols) {
+  return View(view.data + begin, view.rows, cols, view.stride);
+}
+
+// Norm of each of `heads` heads of every row of `x`, in place. Rows are
+// independent, so the cheaper of two ways to cut the work is taken.
+struct HeadNormArgs {
+  MatrixView<float> x;  // [tokens, heads * head_dim]
+  int64_t heads = 0;
+  const std::vector<float>& weight;  // [head_dim]
+  float epsilon = 0;
+};
+void NormHeads(const OpContext& context, const OpTable& ops,
+               const HeadNormArgs& args) {
+  const int64_t dim = static_cast<int64_t>(args.weight.size());
+  const bool by_token = args.x.rows < args.heads;
+  const int64_t calls = by_token ? args.x.rows : args.heads;
+  for (int64_t i = 0; i < calls; ++i) {
+    const MatrixView<float> part =
+        by_token ? View(args.x.Row(i), args.heads, dim, dim)
+                 : Columns(args.x, i * dim, dim);
+    ops.rms_norm(context, {.x = Const(part),
+                           .weight = args.weight.data(),
+                           .y = part,
+                           .epsilon = args.epsilon});
+  }
+}
+
+}  // namespace
+
+CausalLm::CausalLm(ModelConfig config, DecoderWeights weights,
+                   int64_t max_positions)
+    : config_(std::move(config)),
+      weights_(std::move(weights)),
+      rope_(config_.rope, max_positions) {}
+
+absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
+    const StepLimits& limits) const {
+  const ModelConfig& c = config_;
+  auto b = std::make_unique<ForwardBuffers>();
+  b->limits_ = limits;
+  b->slice_rows_ = std::min(kSliceRows, limits.max_tokens);
+  int64_t activation_bytes =
+      weights_.output_head().ScratchBytes(limits.max_logit_rows);
+  for (const DecoderLayerWeights& layer : weights_.layers) {
+    for (const Linear* linear :
+         {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+      activation_bytes =
+          std::max(activation_bytes, linear->ScratchBytes(b->slice_rows_));
+    }
+  }
+  const int64_t floats[] = {
+      limits.max_tokens * c.hidden,
+      limits.max_tokens * (c.q_width() + 2 * c.kv_width()),
+      limits.max_tokens * c.q_width(),
+      b->slice_rows_ * c.hidden,
+      b->slice_rows_ * 2 * c.ffn,
+      limits.max_logit_rows * c.vocab,
+      limits.max_logit_rows * c.hidden};
+  const int64_t attention_bytes =
+      kernels::AttentionScratchBytes({.max_tokens = limits.max_tokens,
+                                      .max_kv_len = limits.max_kv_len,
+                                      .heads = c.heads,
+                                      .head_dim = c.head_dim,
+                                      .threads = limits.threads});
+  int64_t total = PieceCutter::PieceBytes(activation_bytes) +
+                  PieceCutter::PieceBytes(attention_bytes);
+  for (int64_t count : floats) total += PieceCutter::PieceBytes(count * 4);
+  ASSIGN_OR_RETURN(b->memory_, PageMemory::Allocate(total, "activations"));
+  PieceCutter cutter(b->memory_);
+  float** targets[] = {&b->residual_, &b->qkv_,    &b->attended_,   &b->normed_,
+                       &b->gate_up_,  &b->logits_, &b->logit_input_};
+  for (int i = 0; i < 7; ++i) *targets[i] = cutter.TakeFloats(floats[i]);
+  b->activations_ = cutter.Take(activation_bytes);
+  b->attention_ = cutter.Take(attention_bytes);
+  return b;
+}
+
+void CausalLm::Attention(const OpContext& context, const OpTable& ops,
+                         const StepInputs& in, int64_t layer,
+                         ForwardBuffers* b) const {
+  const ModelConfig& c = config_;
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const int64_t tokens = b->tokens_;
+  const int64_t width = c.q_width() + 2 * c.kv_width();
+  const MatrixView<float> residual =
+      View(b->residual_, tokens, c.hidden, c.hidden);
+  const MatrixView<float> qkv = View(b->qkv_, tokens, width, width);
+  for (int64_t r = 0; r < tokens; r += b->slice_rows_) {
+    const int64_t end = std::min(tokens, r + b->slice_rows_);
+    const MatrixView<float> normed =
+        View(b->normed_, end - r, c.hidden, c.hidden);
+    ops.rms_norm(context, {.x = Const(Rows(residual, r, end)),
+                           .weight = w.attention_norm.data(),
+                           .y = normed,
+                           .epsilon = c.norm_epsilon});
+    w.qkv.Apply(context, ops,
+                {.x = Const(normed),
+                 .y = Rows(qkv, r, end),
+                 .accumulate = false,
+                 .scratch = b->activations_});
+  }
+  const MatrixView<float> q = Columns(qkv, 0, c.q_width());
+  const MatrixView<float> k = Columns(qkv, c.q_width(), c.kv_width());
+  const MatrixView<float> v =
+      Columns(qkv, c.q_width() + c.kv_width(), c.kv_width());
+  if (!w.q_norm.empty()) {
+    NormHeads(context, ops,
+              {.x = q,
+               .heads = c.heads,
+               .weight = w.q_norm,
+               .epsilon = c.norm_epsilon});
+    NormHeads(context, ops,
+              {.x = k,
+               .heads = c.kv_heads,
+               .weight = w.k_norm,
+               .epsilon = c.norm_epsilon});
+  }
+  // q and k lie side by side and rotate alike: one call.
+  ops.rope(context, {.x = Columns(qkv, 0, c.q_width() + c.kv_width()),
+                     .heads = c.heads + c.kv_heads,
+                     .head_dim = c.head_dim,
+                     .positions = in.positions,
+                     .table = rope_.view(),
+                     .pairs = c.rope_pairs});
+  ops.write_kv(
+      context,
+      {.k = Const(k), .v = Const(v), .slots = in.slots, .kv = in.kv[layer]});
+  ops.attention(context,
+                {.q = Const(q),
+                 .out = View(b->attended_, tokens, c.q_width(), c.q_width()),
+                 .heads = c.heads,
+                 .q_off = in.q_off,
+                 .kv_before = in.kv_before,
+                 .block_table = in.block_table,
+                 .table_width = in.table_width,
+                 .kv = in.kv[layer],
+                 .scale = static_cast<float>(
+                     1.0 / std::sqrt(static_cast<double>(c.head_dim))),
+                 .scratch = b->attention_});
+}
+
+void CausalLm::Mlp(const OpContext& context, const OpTable& ops, int64_t layer,
+                   MatrixView<float> x, ForwardBuffers* b) const {
+  const ModelConfig& c = config_;
+  const DecoderLayerWeights& w = weights_.layers[layer];
+  const MatrixView<float> normed = View(b->normed_, x.rows, c.hidden, c.hidden);
+  const MatrixView<float> gate_up =
+      View(b->gate_up_, x.rows, 2 * c.ffn, 2 * c.ffn);
+  const MatrixView<float> gate = Columns(gate_up, 0, c.ffn);
+  ops.rms_norm(context, {.x = Const(x),
+                         .weight = w.mlp_norm.data(),
+                         .y = normed,
+                         .epsilon = c.norm_epsilon});
+  w.gate_up.Apply(context, ops,
+                  {.x = Const(normed),
+                   .y = gate_up,
+                   .accumulate = false,
+                   .scratch = b->activations_});
+  ops.silu_mul(context, {.gate = Const(gate),
+                         .up = Const(Columns(gate_up, c.ffn, c.ffn)),
+                         .y = gate});
+  w.down.Apply(context, ops,
+               {.x = Const(gate),
+                .y = x,
+                .accumulate = true,
+                .scratch = b->activations_});
+}
+
+void CausalLm::Forward(const OpContext& context, const OpTable& ops,
+                       const StepInputs& in, ForwardBuffers* b,
+                       absl::FunctionRef<void(int64_t)> layer_done) const {
+  const ModelConfig& c = config_;
+  const int64_t tokens = static_cast<int64_t>(in.ids.size());
+  SLUICE_CHECK(tokens <= b->limits_.max_tokens);
+  SLUICE_CHECK(in.positions.size() == in.ids.size());
+  SLUICE_CHECK(in.slots.size() == in.ids.size());
+  SLUICE_CHECK(static_cast<int64_t>(in.kv.size()) == c.layers);
+  b->tokens_ = tokens;
+  if (tokens == 0) return;
+  const MatrixView<float> residual =
+      View(b->residual_, tokens, c.hidden, c.hidden);
+  const MatrixView<float> attended =
+      View(b->attended_, tokens, c.q_width(), c.q_width());
+  ops.embedding(
+      context,
+      {.ids = in.ids, .table = weights_.embedding.matrix(), .y = residual});
+  for (int64_t layer = 0; layer < c.layers; ++layer) {
+    Attention(context, ops, in, layer, b);
+    layer_done(layer + 1);
+    for (int64_t r = 0; r < tokens; r += b->slice_rows_) {
+      const int64_t end = std::min(tokens, r + b->slice_rows_);
+      const MatrixView<float> x = Rows(residual, r, end);
+      weights_.layers[layer].output.Apply(context, ops,
+                                          {.x = Const(Rows(attended, r, end)),
+                                           .y = x,
+                                           .accumulate = true,
+                                           .scratch = b->activations_});
+      Mlp(context, ops, layer, x, b);
+    }
+  }
+}
+
+MatrixView<const float> CausalLm::Logits(const OpContext& context,
+                                         const OpTable& ops,
+                                         absl::Span<const int32_t> rows,
+                                         ForwardBuffers* b) const {
+  const ModelConfig& c = config_;
+  const int64_t count = static_cast<int64_t>(rows.size());
+  SLUICE_CHECK(count <= b->limits_.max_logit_rows);
+  const MatrixView<float> input =
+      View(b->logit_input_, count, c.hidden, c.hidden);
+  for (int64_t i = 0; i < count; ++i) {
+    SLUICE_CHECK(rows[i] >= 0 && rows[i] < b->tokens_);
+    std::memcpy(input.Row(i), b->residual_ + rows[i] * c.hidden,
+                c.hidden * sizeof(float));
+  }
+  const MatrixView<float> logits = View(b->logits_, count, c.vocab, c.vocab);
+  if (count == 0) return Const(logits);
+  ops.rms_norm(context, {.x = Const(input),
+                         .weight = weights_.final_norm.data(),
+                         .y = input,
+                         .epsilon = c.norm_epsilon});
+  weights_.output_head().Apply(context, ops,
+                               {.x = Const(input),
+                                .y = logits,
+                                .accumulate = false,
+                                .scratch = b->activations_});
+  return Const(logits);
+}
+
+}  // namespace sluice::worker
