@@ -130,7 +130,7 @@ uint64_t NewGeneration() {
 
 HealthOptions WorkerHealthOptions() {
   return {.reasons = {"starting", "loading", "no_peer", "pool_stuck",
-                      "draining", "drained"},
+                      "draining", "drained", "failed"},
           .initial = {"starting", "loading"},
           .services = {"sluice.v1.Worker", "sluice.v1.Kv"}};
 }
@@ -151,6 +151,10 @@ struct WorkerProcess::Parts {
   kvtransfer::LayoutManifest manifest;
   WorkerFacts facts;
 
+  Mutex mu;
+  CondVar drained_wake;
+  bool drained ABSL_GUARDED_BY(mu) = false;
+
   KvLinks links;
   std::unique_ptr<kvtransfer::TransferEngine> transfers;
   std::unique_ptr<Handoff> handoff;
@@ -168,10 +172,6 @@ struct WorkerProcess::Parts {
   std::unique_ptr<kvtransfer::TransferThread> transfer_thread;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<PeerDialer> dialer;
-
-  Mutex mu;
-  CondVar drained_wake;
-  bool drained ABSL_GUARDED_BY(mu) = false;
 
   bool splits() const { return options.role != v1::MIXED; }
 
@@ -455,7 +455,7 @@ v1::WorkerReport WorkerProcess::Parts::MakeReport() const {
   const std::shared_ptr<const EngineStats> stats = engine->stats();
   v1::WorkerReport report;
   *report.mutable_identity() = facts.identity;
-  report.set_state(state->Get());
+  report.set_state(stats->ledger_violations > 0 ? v1::FAILED : state->Get());
   report.set_safe_to_delete(state->Get() == v1::DRAINED);
   for (std::string& reason : health->reasons()) {
     report.add_reasons(std::move(reason));
@@ -517,6 +517,9 @@ void WorkerProcess::Parts::AddReadinessChecks() {
     return stats->free_blocks + stats->cached_blocks == 0 &&
            clock->NowMicros() - stats->last_progress_us > kStuckUs;
   });
+  // A ledger that does not add up is a bug: nothing it says can be trusted.
+  health->AddReasonCheck(
+      "failed", [this] { return engine->stats()->ledger_violations > 0; });
   if (!splits()) return;
   health->AddReasonCheck("no_peer", [this] {
     uint32_t up = 0;
@@ -558,7 +561,10 @@ std::unique_ptr<WorkerProcess> WorkerProcess::Start(
   p->engine_thread = StartThread("engine", [p] { p->engine->Run(); });
   if (p->splits()) {
     auto thread = kvtransfer::TransferThread::Start(p->transfers.get());
-    if (failed(StartPhase::kRun, thread.status())) return nullptr;
+    if (failed(StartPhase::kRun, thread.status())) {
+      p->engine->Stop();
+      return nullptr;
+    }
     p->transfer_thread = *std::move(thread);
   }
   if (failed(StartPhase::kListen, p->Listen())) {

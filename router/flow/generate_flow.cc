@@ -315,7 +315,7 @@ void GenerateFlow::SubmitPrefill(const v1::Ticket& ticket) {
 
 // --- worker events
 
-void GenerateFlow::Handle(EventItem item) {
+void GenerateFlow::Handle(const EventItem& item) {
   Attempt* attempt = item.stream == decode_.stream    ? &decode_
                      : item.stream == prefill_.stream ? &prefill_
                                                       : nullptr;

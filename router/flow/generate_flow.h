@@ -122,12 +122,12 @@ class GenerateFlow final : public Flow,
   void Post(Item item);
   void Handle(StartItem item);
   void Handle(GrantItem item);
-  void Handle(EventItem item);
+  void Handle(const EventItem& item);
   void Handle(StreamEndItem item);
   void Handle(AckItem item);
   void Handle(CancelItem item);
   void Handle(TimerItem item);
-  void Handle(LostItem item);
+  void Handle(const LostItem& item);
 
   // Start.
   absl::Status Begin();
@@ -155,13 +155,13 @@ class GenerateFlow final : public Flow,
   // Ends.
   void HandleDecodeEnd(absl::Status status);
   void HandlePrefillEnd(absl::Status status);
-  void FailAttempt(const Attempt& attempt, absl::Status status);
+  void FailAttempt(const Attempt& attempt, const absl::Status& status);
   void Abandon(Attempt& attempt, const std::string& cause,
                AttemptOutcome outcome);
   bool MayRetry(const Attempt& attempt, const absl::Status& status) const;
   absl::Status FinalStatus(const Attempt& attempt,
                            const absl::Status& status) const;
-  void End(absl::Status status);
+  void End(const absl::Status& status);
   void CancelWith(CancelCause cause, absl::Status status);
   void FillRecord(const absl::Status& status);
   v1::RequestEnd MakeUsage() const;

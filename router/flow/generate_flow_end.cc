@@ -70,6 +70,11 @@ void GenerateFlow::HandlePrefillEnd(absl::Status status) {
   // the hand-over failed, it is the decode worker who says how it ends.
   if (prefill_done_ || record_.ttft_us >= 0) {
     CountAttempt(prefill_, AttemptOutcome::kFailed);
+    // It never said what its cache held: the decode worker computes it all.
+    if (!prompt_admitted_) {
+      prompt_admitted_ = true;
+      MaybeStart();
+    }
     return;
   }
   FailAttempt(prefill_, std::move(status));
@@ -86,7 +91,8 @@ bool GenerateFlow::MayRetry(const Attempt& attempt,
          IsTransportFailure(status);
 }
 
-void GenerateFlow::FailAttempt(const Attempt& failed, absl::Status status) {
+void GenerateFlow::FailAttempt(const Attempt& failed,
+                               const absl::Status& status) {
   const Attempt attempt = failed;
   const bool transport = IsTransportFailure(status);
   const bool refused = !transport && !attempt.admitted;
@@ -157,7 +163,7 @@ void GenerateFlow::Abandon(Attempt& attempt, const std::string& cause,
   attempt = Attempt{};
 }
 
-void GenerateFlow::Handle(LostItem item) {
+void GenerateFlow::Handle(const LostItem& item) {
   if (ended_) return;
   for (Attempt* attempt : {&decode_, &prefill_}) {
     if (attempt->stream == nullptr || attempt->instance != item.instance ||
@@ -223,7 +229,7 @@ void GenerateFlow::Handle(TimerItem item) {
 
 // --- the end
 
-void GenerateFlow::End(absl::Status status) {
+void GenerateFlow::End(const absl::Status& status) {
   if (ended_) return;
   ended_ = true;
   if (queue_id_ != 0) services_.admission->Leave(queue_id_);

@@ -68,7 +68,7 @@ HttpError BadRequest(std::string message, std::string param, std::string code) {
   return error;
 }
 
-HttpError ToHttpError(const absl::Status& status, std::string param) {
+HttpError ToHttpError(const absl::Status& status, const std::string& param) {
   HttpError error;
   error.message = std::string(status.message());
   error.param = BodyName(param);

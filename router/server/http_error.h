@@ -29,7 +29,8 @@ HttpError BadRequest(std::string message, std::string param = "",
 
 // A status of a flow; `param` is the field to blame, if any. Codes, types and
 // retry hints: API specification section 4.
-HttpError ToHttpError(const absl::Status& status, std::string param = "");
+HttpError ToHttpError(const absl::Status& status,
+                      const std::string& param = "");
 
 }  // namespace sluice::router
 

@@ -22,9 +22,14 @@ namespace net = boost::asio;
 using boost::system::error_code;
 
 struct HttpGateway::Server : std::enable_shared_from_this<Server> {
-  explicit Server(int threads) : io(threads), acceptor(io), retry(io) {}
+  explicit Server(int threads)
+      : io(std::make_shared<net::io_context>(threads)),
+        acceptor(net::make_strand(*io)),
+        retry(acceptor.get_executor()) {
+    shared->io = io;
+  }
 
-  net::io_context io;
+  std::shared_ptr<net::io_context> io;
   net::ip::tcp::acceptor acceptor;
   net::steady_timer retry;
   std::shared_ptr<HttpShared> shared = std::make_shared<HttpShared>();
@@ -76,9 +81,10 @@ absl::Status HttpGateway::Server::Listen(const std::string& wanted) {
 
 void HttpGateway::Server::Accept() {
   acceptor.async_accept(
-      net::make_strand(io), [self = shared_from_this()](
-                                error_code error, net::ip::tcp::socket socket) {
-        if (error == net::error::operation_aborted) return;
+      net::make_strand(*io),
+      [self = shared_from_this()](error_code error,
+                                  net::ip::tcp::socket socket) {
+        if (!self->acceptor.is_open()) return;
         if (!error) {
           self->Adopt(std::move(socket));
           self->Accept();
@@ -87,7 +93,7 @@ void HttpGateway::Server::Accept() {
         // Out of descriptors: pause, so that live streams can end.
         self->retry.expires_after(std::chrono::milliseconds(50));
         self->retry.async_wait([self](error_code stopped) {
-          if (!stopped) self->Accept();
+          if (!stopped && self->acceptor.is_open()) self->Accept();
         });
       });
 }
@@ -120,7 +126,7 @@ void HttpGateway::Server::Stop() {
     stopped = true;
     for (auto& [key, connection] : open) connections.push_back(connection);
   }
-  net::post(io, [self = shared_from_this()] {
+  net::post(acceptor.get_executor(), [self = shared_from_this()] {
     error_code ignored;
     self->acceptor.close(ignored);
     self->retry.cancel();
@@ -147,9 +153,8 @@ absl::StatusOr<std::unique_ptr<HttpGateway>> HttpGateway::Start(
   server->shared->options = std::move(options);
   server->Accept();
   for (int i = 0; i < threads; ++i) {
-    server->threads.push_back(
-        StartThread(absl::StrCat("http_", i),
-                    [server = server.get()] { server->io.run(); }));
+    server->threads.push_back(StartThread(
+        absl::StrCat("http_", i), [io = server->io.get()] { io->run(); }));
   }
   return std::unique_ptr<HttpGateway>(new HttpGateway(std::move(server)));
 }

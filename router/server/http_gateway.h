@@ -21,6 +21,7 @@ struct HttpGatewayOptions {
   uint32_t body_timeout_ms = 60'000;        // then 408
   uint32_t idle_timeout_ms = 120'000;       // between requests
   uint32_t keep_alive_comment_ms = 15'000;  // of silence in a stream
+  uint32_t write_stall_ms = 60'000;  // a client that takes nothing is ended
   int threads = 2;
   HttpRouteOptions routes;
 };

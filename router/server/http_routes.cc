@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "base/strict_json.h"
 #include "base/version.h"
@@ -133,12 +134,18 @@ absl::StatusOr<std::string> RenderBodyChat(BodyReader& body,
   ChatInput chat;
   ASSIGN_OR_RETURN(chat.messages_json, NormalizeMessages(messages.dump()));
   if (const Json* kwargs = body.Find("chat_template_kwargs")) {
+    if (!kwargs->is_object()) {
+      return absl::InvalidArgumentError(
+          "chat_template_kwargs must be an object");
+    }
     chat.kwargs_json = kwargs->dump();
   }
-  chat.add_generation_prompt =
-      body.Bool("add_generation_prompt").value_or(true);
   chat.continue_final_message =
       body.Bool("continue_final_message").value_or(false);
+  chat.add_generation_prompt =
+      body.Bool("add_generation_prompt").value_or(true) &&
+      !chat.continue_final_message;
+  chat.now_unix_seconds = SystemClock::Get().UnixMicros() / 1'000'000;
   return model.RenderChat(chat);
 }
 
@@ -163,7 +170,7 @@ HttpReply Tokenize(const Json& json, Router& router) {
               .parse_special = true};
   } else {
     text = *prompt;
-    encode.add_special = add_special.value_or(true);
+    encode = {.add_special = add_special.value_or(true), .parse_special = true};
   }
   body.Finish({}, nullptr);
   if (error.has_value()) return ErrorReply(*error);
@@ -220,7 +227,9 @@ RouteResult Generate(const HttpRequest& request, const Json& json,
                         : ParseCompletionRequest(json, options.limits, error);
   for (GenerateCall& call : result.generate.calls) {
     call.received_us = request.received_us;
+    call.client_request_id = RequestIdFor(request, "");
     for (const auto& [name, value] : request.headers) {
+      if (name == "x-request-id") continue;  // valid only if sent once
       const absl::Status status = ApplyHeader(name, value, call);
       if (!status.ok() && !error.has_value()) {
         error = ToHttpError(status, name);

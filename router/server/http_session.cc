@@ -6,7 +6,7 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
-#include <deque>
+#include <exception>
 #include <optional>
 #include <string>
 #include <utility>
@@ -15,6 +15,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/random.h"
 #include "router/server/http_answer.h"
 
@@ -28,6 +29,8 @@ using std::chrono::milliseconds;
 
 // What a client may send ahead while its answer runs.
 constexpr size_t kMaxReadAheadBytes = 64 << 10;
+// What may wait for a client that does not read its stream.
+constexpr size_t kMaxQueueBytes = 8 << 20;
 
 HttpError PlainError(int status, std::string message) {
   HttpError error = BadRequest(std::move(message));
@@ -45,6 +48,7 @@ class HttpSession final : public HttpConnection,
               std::function<void(HttpConnection*)> on_closed)
       : socket_(std::move(socket)),
         timer_(socket_.get_executor()),
+        write_timer_(socket_.get_executor()),
         comment_timer_(socket_.get_executor()),
         shared_(std::move(shared)),
         on_closed_(std::move(on_closed)) {
@@ -64,7 +68,7 @@ class HttpSession final : public HttpConnection,
               [self = shared_from_this()] { self->Shut(); });
   }
 
-  void SendReply(HttpReply reply) override { WriteReply(std::move(reply)); }
+  void SendReply(HttpReply reply) override { WriteReply(reply); }
 
   void BeginStream(
       std::vector<std::pair<std::string, std::string>> headers) override {
@@ -81,7 +85,7 @@ class HttpSession final : public HttpConnection,
       absl::StrAppend(&head, name, ": ", value, "\r\n");
     }
     absl::StrAppend(&head, "\r\n");
-    Write(std::move(head), nullptr);
+    Write(head, nullptr);
     ArmComment();
   }
 
@@ -89,7 +93,7 @@ class HttpSession final : public HttpConnection,
     if (chunked_) {
       bytes = absl::StrCat(absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
     }
-    Write(std::move(bytes), std::move(written));
+    Write(bytes, std::move(written));
     ArmComment();
   }
 
@@ -107,12 +111,11 @@ class HttpSession final : public HttpConnection,
 
   void ReadHeader(bool first) {
     if (closed_) return;
-    parser_.emplace();
-    parser_->header_limit(shared_->options.max_header_bytes);
-    parser_->body_limit(shared_->options.max_body_bytes);
-    if (buffer_.size() == 0 && !first) {
-      // Between requests: wait for a byte, then the header's clock starts.
-      SetTimer(shared_->options.idle_timeout_ms, [this] { Shut(); });
+    if (buffer_.size() == 0) {
+      // Wait for a byte, then the header's clock starts.
+      SetTimer(first ? shared_->options.header_timeout_ms
+                     : shared_->options.idle_timeout_ms,
+               [this] { Shut(); });
       socket_.async_wait(net::ip::tcp::socket::wait_read,
                          [self = shared_from_this()](error_code error) {
                            if (error) return self->Shut();
@@ -125,6 +128,10 @@ class HttpSession final : public HttpConnection,
 
   void ReadHeaderNow() {
     if (closed_) return;
+    parser_.emplace();
+    parser_->header_limit(shared_->options.max_header_bytes);
+    parser_->body_limit(shared_->options.max_body_bytes);
+    request_id_.clear();
     received_us_ = SystemClock::Get().NowMicros();
     SetTimer(shared_->options.header_timeout_ms, [this] {
       if (buffer_.size() == 0) return Shut();
@@ -141,6 +148,7 @@ class HttpSession final : public HttpConnection,
   void OnHeader(error_code error) {
     reading_ = false;
     if (closed_ || answering_) return;
+    if (lingering_) return error ? Shut() : Discard();
     if (error == http::error::header_limit) {
       return Refuse(PlainError(431, "the header block is too large"),
                     "header_limit");
@@ -194,6 +202,7 @@ class HttpSession final : public HttpConnection,
   void OnBody(error_code error) {
     reading_ = false;
     if (closed_ || answering_) return;
+    if (lingering_) return error ? Shut() : Discard();
     if (error == http::error::body_limit) {
       return Refuse(BodyTooLarge(), "body_limit");
     }
@@ -207,7 +216,7 @@ class HttpSession final : public HttpConnection,
                                                  error.message())),
                     "malformed");
     }
-    timer_.cancel();
+    CancelTimer();
     Handle(TakeRequest());
   }
 
@@ -233,7 +242,7 @@ class HttpSession final : public HttpConnection,
 
   // A request that cannot be read to its end: reply, then close.
   void Refuse(const HttpError& error, const char* reason) {
-    if (closed_ || answering_) return;
+    if (closed_ || answering_ || lingering_) return;
     shared_->bad_input->With({"openai", reason}).Add(1);
     answering_ = true;
     keep_alive_ = false;
@@ -247,24 +256,37 @@ class HttpSession final : public HttpConnection,
     answering_ = true;
     head_only_ = request.method == "HEAD";
     request_id_ = RequestIdFor(request, RandomHexId(16));
-    RouteResult result =
-        RouteHttp(request, *shared_->router, shared_->options.routes);
+    RouteResult result = Route(request);
     if (result.reply.has_value()) {
       if (result.reply->status == 400 || result.reply->status == 415) {
         shared_->bad_input->With({"openai", "request"}).Add(1);
       }
-      WriteReply(*std::move(result.reply));
+      WriteReply(*result.reply);
       return;
     }
     answer_ = std::make_shared<HttpAnswer>(
         request, std::move(result.generate), *shared_->router,
-        [executor = socket_.get_executor()](std::function<void()> task) {
+        [io = shared_->io,
+         executor = socket_.get_executor()](std::function<void()> task) {
           net::post(executor, std::move(task));
         },
         shared_from_this());
     WatchClient();
     const std::shared_ptr<HttpAnswer> answer = answer_;
     answer->Start();
+  }
+
+  // A library that throws costs one request, not the process.
+  RouteResult Route(const HttpRequest& request) {
+    try {
+      return RouteHttp(request, *shared_->router, shared_->options.routes);
+    } catch (const std::exception& e) {
+      Log(kError, "request handler threw",
+          {{"path", request.path}, {"error", e.what()}});
+      HttpError error;
+      error.message = "internal error";
+      return {.reply = ErrorReply(error)};
+    }
   }
 
   // Keeps a read pending while an answer runs: its end is the client's.
@@ -277,12 +299,14 @@ class HttpSession final : public HttpConnection,
           self->watching_ = false;
           if (error) return self->Shut();
           self->buffer_.commit(bytes);
+          if (self->lingering_) return self->Discard();
           if (self->answering_) return self->WatchClient();
           self->ReadHeaderNow();
         });
   }
 
-  void WriteReply(HttpReply reply) {
+  void WriteReply(const HttpReply& reply) {
+    if (shared_->draining.load()) keep_alive_ = false;
     const bool empty = reply.status == 204;
     std::string head = absl::StrCat(
         "HTTP/1.1 ", reply.status, " ",
@@ -292,7 +316,11 @@ class HttpSession final : public HttpConnection,
       absl::StrAppend(&head, "Content-Type: ", reply.content_type,
                       "\r\nContent-Length: ", reply.body.size(), "\r\n");
     }
-    if (!keep_alive_) absl::StrAppend(&head, "Connection: close\r\n");
+    if (!keep_alive_) {
+      absl::StrAppend(&head, "Connection: close\r\n");
+    } else if (version_ < 11) {
+      absl::StrAppend(&head, "Connection: keep-alive\r\n");
+    }
     bool has_id = false;
     for (const auto& [name, value] : reply.headers) {
       has_id = has_id || name == "x-request-id";
@@ -303,7 +331,7 @@ class HttpSession final : public HttpConnection,
     }
     absl::StrAppend(&head, "\r\n");
     if (!head_only_ && !empty) head += reply.body;
-    Write(std::move(head), nullptr);
+    Write(head, nullptr);
     FinishAnswer();
   }
 
@@ -328,6 +356,7 @@ class HttpSession final : public HttpConnection,
 
   // Lets the client read the reply before the socket goes.
   void Linger() {
+    lingering_ = true;
     error_code ignored;
     socket_.shutdown(net::ip::tcp::socket::shutdown_send, ignored);
     SetTimer(1000, [this] { Shut(); });
@@ -346,8 +375,11 @@ class HttpSession final : public HttpConnection,
 
   // --- writing ------------------------------------------------------------
 
-  void Write(std::string bytes, std::function<void()> written) {
+  void Write(const std::string& bytes, std::function<void()> written) {
     if (closed_) return;
+    if (streaming_ && queue_.size() + bytes.size() > kMaxQueueBytes) {
+      return Shut();  // the reader is hopelessly behind
+    }
     queue_ += bytes;
     if (written) queued_callbacks_.push_back(std::move(written));
     if (!writing_) WriteNext();
@@ -355,14 +387,30 @@ class HttpSession final : public HttpConnection,
 
   void WriteNext() {
     writing_ = true;
+    written_bytes_ = 0;
     current_.swap(queue_);
     queue_.clear();
     current_callbacks_.swap(queued_callbacks_);
     queued_callbacks_.clear();
-    net::async_write(socket_, net::buffer(current_),
-                     [self = shared_from_this()](error_code error, size_t) {
-                       self->OnWritten(error);
-                     });
+    WriteSome();
+  }
+
+  // A client that takes nothing for write_stall_ms is ended.
+  void WriteSome() {
+    write_timer_.expires_after(milliseconds(shared_->options.write_stall_ms));
+    write_timer_.async_wait([self = shared_from_this()](error_code error) {
+      if (!error && self->writing_) self->Shut();
+    });
+    socket_.async_write_some(
+        net::buffer(current_) + written_bytes_,
+        [self = shared_from_this()](error_code error, size_t bytes) {
+          self->written_bytes_ += bytes;
+          if (!error && self->written_bytes_ < self->current_.size()) {
+            return self->WriteSome();
+          }
+          self->write_timer_.cancel();
+          self->OnWritten(error);
+        });
   }
 
   void OnWritten(error_code error) {
@@ -382,12 +430,20 @@ class HttpSession final : public HttpConnection,
 
   // --- timers and end -----------------------------------------------------
 
+  // An expiry that is already queued when the timer is set anew or cancelled
+  // does nothing.
   void SetTimer(uint32_t ms, std::function<void()> expired) {
+    const uint64_t id = ++timer_id_;
     timer_.expires_after(milliseconds(ms));
-    timer_.async_wait([self = shared_from_this(),
+    timer_.async_wait([self = shared_from_this(), id,
                        expired = std::move(expired)](error_code error) {
-      if (!error && !self->closed_) expired();
+      if (!error && !self->closed_ && id == self->timer_id_) expired();
     });
+  }
+
+  void CancelTimer() {
+    ++timer_id_;
+    timer_.cancel();
   }
 
   void ArmComment() {
@@ -402,7 +458,8 @@ class HttpSession final : public HttpConnection,
 
   void Shut() {
     if (std::exchange(closed_, true)) return;
-    timer_.cancel();
+    CancelTimer();
+    write_timer_.cancel();
     comment_timer_.cancel();
     if (answer_ != nullptr) std::exchange(answer_, nullptr)->Abandon();
     error_code ignored;
@@ -412,6 +469,8 @@ class HttpSession final : public HttpConnection,
 
   net::ip::tcp::socket socket_;
   net::steady_timer timer_;
+  uint64_t timer_id_ = 0;
+  net::steady_timer write_timer_;
   net::steady_timer comment_timer_;
   const std::shared_ptr<HttpShared> shared_;
   const std::function<void(HttpConnection*)> on_closed_;
@@ -431,10 +490,12 @@ class HttpSession final : public HttpConnection,
   bool chunked_ = false;
   bool watching_ = false;
   bool reading_ = false;
+  bool lingering_ = false;
   bool closed_ = false;
 
   std::string queue_;
   std::string current_;
+  size_t written_bytes_ = 0;
   std::vector<std::function<void()>> queued_callbacks_;
   std::vector<std::function<void()>> current_callbacks_;
   bool writing_ = false;

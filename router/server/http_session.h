@@ -2,6 +2,7 @@
 #define ROUTER_SERVER_HTTP_SESSION_H_
 
 #include <atomic>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <functional>
 #include <memory>
@@ -13,6 +14,8 @@ namespace sluice::router {
 
 // What the sessions of one gateway share. Borrowed or counted; any thread.
 struct HttpShared {
+  // Outlives whatever still posts to it.
+  std::shared_ptr<boost::asio::io_context> io;
   HttpGatewayOptions options;
   Router* router = nullptr;
   Gauge* connections = nullptr;

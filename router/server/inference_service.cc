@@ -102,8 +102,9 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(
     grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
     v1::TokenizeResponse* response) {
   absl::StatusOr<v1::TokenizeResponse> result = TokenizeWith(router_, *request);
-  if (result.ok()) *response = *std::move(result);
-  return FinishWith(context, result.status());
+  if (!result.ok()) return FinishWith(context, result.status());
+  *response = *std::move(result);
+  return FinishWith(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(
@@ -112,8 +113,9 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(
   const auto model = router_.FindModel(request->model());
   if (!model.ok()) return FinishWith(context, model.status());
   absl::StatusOr<std::string> text = (*model)->Detokenize(request->ids());
-  if (text.ok()) response->set_text(*std::move(text));
-  return FinishWith(context, text.status());
+  if (!text.ok()) return FinishWith(context, text.status());
+  response->set_text(*std::move(text));
+  return FinishWith(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* InferenceService::ListModels(

@@ -108,7 +108,8 @@ void OpenAiAnswer::AddCompletionToken(const FlowState& flow,
   choice.token_logprobs.push_back(Logprob(position.chosen().logprob()));
   Json top = Json::object();
   for (const v1::TokenLogprob& entry : position.top()) {
-    top[TokenText(flow, entry.token_id())] = Logprob(entry.logprob());
+    // Tokens that look alike: the likeliest stays.
+    top.emplace(TokenText(flow, entry.token_id()), Logprob(entry.logprob()));
   }
   // The token itself is there even when it is not among the most likely.
   top[text] = Logprob(position.chosen().logprob());
@@ -133,17 +134,11 @@ void OpenAiAnswer::AddEcho(size_t prompt, Choice& choice) {
   }
 }
 
-Json OpenAiAnswer::CompletionLogprobs(const Choice& choice,
-                                      size_t first) const {
-  const auto rest = [first](const Json& list) {
-    Json part = Json::array();
-    for (size_t i = first; i < list.size(); ++i) part.push_back(list[i]);
-    return part;
-  };
-  return {{"tokens", rest(choice.tokens)},
-          {"token_logprobs", rest(choice.token_logprobs)},
-          {"top_logprobs", rest(choice.top_logprobs)},
-          {"text_offset", rest(choice.text_offset)}};
+Json OpenAiAnswer::CompletionLogprobs(const Choice& choice) const {
+  return {{"tokens", choice.tokens},
+          {"token_logprobs", choice.token_logprobs},
+          {"top_logprobs", choice.top_logprobs},
+          {"text_offset", choice.text_offset}};
 }
 
 Json OpenAiAnswer::PromptLogprobsJson(const FlowState& flow) const {
@@ -237,15 +232,21 @@ std::vector<std::string> OpenAiAnswer::OnStarted(size_t prompt,
   for (uint32_t c = 0; c < request_.n; ++c) {
     Choice& choice = flow.choices[c];
     if (request_.echo) AddEcho(prompt, choice);
-    if (!request_.stream || (!request_.chat && !request_.echo)) continue;
+    const bool quiet = !request_.chat && !request_.echo &&
+                       !request_.prompt_logprobs && !request_.return_token_ids;
+    if (!request_.stream || quiet) continue;
     Json chunk = Chunk(prompt);
     Json json = StreamChoice(prompt, c, choice.text);
     if (request_.chat) {
       json["delta"] = {{"role", "assistant"}, {"content", ""}};
     } else if (request_.logprobs) {
-      json["logprobs"] = CompletionLogprobs(choice, 0);
+      json["logprobs"] = CompletionLogprobs(choice);
     }
     if (request_.return_token_ids) json["prompt_token_ids"] = flow.prompt_ids;
+    if (request_.prompt_logprobs) {
+      json["prompt_logprobs"] = PromptLogprobsJson(flow);
+    }
+    choice.ForgetTokens();
     chunk["choices"] = Json::array({std::move(json)});
     out.push_back(Dump(chunk));
   }
@@ -258,8 +259,7 @@ std::vector<std::string> OpenAiAnswer::OnDelta(size_t prompt,
   Choice& choice = flow.choices[delta.choice()];
   flow.completion_tokens += delta.token_ids_size();
   if (request_.scores_only) return {};
-  choice.text += delta.text();
-  const size_t first_token = choice.tokens.size();
+  if (!request_.stream) choice.text += delta.text();
   Json chat_logprobs = Json::array();
   if (request_.logprobs) {
     for (const v1::PositionLogprobs& position : delta.logprobs().positions()) {
@@ -270,10 +270,12 @@ std::vector<std::string> OpenAiAnswer::OnDelta(size_t prompt,
       }
     }
   }
-  for (const Json& entry : chat_logprobs) {
-    choice.chat_logprobs.push_back(entry);
+  if (!request_.stream) {
+    for (Json& entry : chat_logprobs) {
+      choice.chat_logprobs.push_back(std::move(entry));
+    }
   }
-  if (request_.return_token_ids) {
+  if (request_.return_token_ids && !request_.stream) {
     choice.token_ids.insert(choice.token_ids.end(), delta.token_ids().begin(),
                             delta.token_ids().end());
   }
@@ -285,7 +287,8 @@ std::vector<std::string> OpenAiAnswer::OnDelta(size_t prompt,
   if (request_.logprobs) {
     json["logprobs"] = request_.chat
                            ? Json{{"content", std::move(chat_logprobs)}}
-                           : CompletionLogprobs(choice, first_token);
+                           : CompletionLogprobs(choice);
+    choice.ForgetTokens();
   }
   if (request_.return_token_ids) {
     json["token_ids"] = std::vector<uint32_t>(delta.token_ids().begin(),
@@ -348,7 +351,7 @@ std::string OpenAiAnswer::Body() const {
       } else {
         json["text"] = choice.text;
         json["logprobs"] =
-            request_.logprobs ? CompletionLogprobs(choice, 0) : Json(nullptr);
+            request_.logprobs ? CompletionLogprobs(choice) : Json(nullptr);
       }
       json["finish_reason"] = choice.finish_reason;
       json["stop_reason"] = choice.stop_reason;

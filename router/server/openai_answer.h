@@ -43,6 +43,13 @@ class OpenAiAnswer {
     Json top_logprobs = Json::array();
     Json text_offset = Json::array();
     size_t offset = 0;  // code points of the tokens so far
+    // A stream has sent them: only the offset goes on.
+    void ForgetTokens() {
+      for (Json* list :
+           {&tokens, &token_logprobs, &top_logprobs, &text_offset}) {
+        *list = Json::array();
+      }
+    }
     std::string finish_reason;
     Json stop_reason;
   };
@@ -67,7 +74,7 @@ class OpenAiAnswer {
   Json ChatToken(const FlowState& flow,
                  const v1::PositionLogprobs& position) const;
   Json PromptLogprobsJson(const FlowState& flow) const;
-  Json CompletionLogprobs(const Choice& choice, size_t first) const;
+  Json CompletionLogprobs(const Choice& choice) const;
   Json Usage() const;
   Json Chunk(size_t prompt) const;  // without choices
   Json StreamChoice(size_t prompt, uint32_t choice, std::string text) const;

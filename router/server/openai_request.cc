@@ -133,9 +133,7 @@ void ReadSampling(BodyReader& body, v1::SamplingParams& sampling) {
   if (auto v = body.Bool("skip_special_tokens")) {
     sampling.set_skip_special_tokens(*v);
   }
-  if (auto v = body.Bool("spaces_between_special_tokens")) {
-    sampling.set_spaces_between_special_tokens(*v);
-  }
+  body.Only("spaces_between_special_tokens", true);
   if (auto v = body.IntegerIn("truncate_prompt_tokens", 1, INT32_MAX,
                               "truncate_prompt_tokens must be positive")) {
     sampling.set_truncate_prompt_tokens(static_cast<int32_t>(*v));
@@ -195,7 +193,8 @@ void ReadServiceTier(BodyReader& body, OpenAiRequest& request,
   }
 }
 
-void ReadMetadata(BodyReader& body) {
+// Logged as one hash: the content is the client's own.
+void ReadMetadata(BodyReader& body, GenerateCall& call) {
   const Json* metadata = body.Find("metadata");
   if (metadata == nullptr) return;
   if (!metadata->is_object() || metadata->size() > kMaxMetadata) {
@@ -210,6 +209,8 @@ void ReadMetadata(BodyReader& body) {
       return;
     }
   }
+  (*call.request.mutable_labels())["metadata_sha256"] =
+      ToHex(Sha256Of(metadata->dump()));
 }
 
 void ReadPlacement(BodyReader& reader, v1::RoutingHints& routing) {
@@ -287,13 +288,6 @@ void ReadShared(BodyReader& body, std::optional<HttpError>& error,
   ReadSampling(body, *generate.mutable_sampling());
   request.prompt_logprobs = generate.sampling().has_prompt_logprobs();
   if (auto v = body.String("user")) call.user_hash = ToHex(Sha256Of(*v));
-  if (auto v = body.String("safety_identifier")) {
-    call.user_hash = ToHex(Sha256Of(*v));
-  }
-  ReadMetadata(body);
-  if (auto v = body.String("prompt_cache_key")) {
-    generate.mutable_routing()->set_session_id(*v);
-  }
   if (auto v = body.String("cache_salt")) generate.set_cache_salt(*v);
   request.return_token_ids = body.Bool("return_token_ids").value_or(false);
   request.tokens_as_token_ids =
@@ -336,6 +330,17 @@ void SetMaxTokens(BodyReader& body, std::optional<int64_t> max_tokens,
     return;
   }
   sampling.set_max_tokens(static_cast<uint32_t>(*max_tokens));
+}
+
+// Of chat only: who asks, and what for.
+void ReadChatLabels(BodyReader& body, GenerateCall& call) {
+  if (auto v = body.String("safety_identifier")) {
+    call.user_hash = ToHex(Sha256Of(*v));
+  }
+  ReadMetadata(body, call);
+  if (auto v = body.String("prompt_cache_key")) {
+    call.request.mutable_routing()->set_session_id(*v);
+  }
 }
 
 void ReadChatLimits(BodyReader& body, v1::SamplingParams& sampling) {
@@ -391,11 +396,15 @@ void RefuseForeignParts(BodyReader& body, const Json& messages) {
     const auto content = message.find("content");
     if (content == message.end() || !content->is_array()) continue;
     for (const Json& part : *content) {
-      if (part.is_object() && part.value("type", "text") != "text") {
-        body.Fail(
-            BadRequest(absl::StrCat("content parts of type ",
-                                    part["type"].dump(), " are not supported"),
-                       "messages", "unsupported_parameter"));
+      // What is malformed is the flow's to refuse.
+      const auto type = part.is_object() ? part.find("type") : part.end();
+      if (!part.is_object() || type == part.end() || !type->is_string()) {
+        continue;
+      }
+      if (*type != "text") {
+        body.Fail(BadRequest(absl::StrCat("content parts of type ",
+                                          type->dump(), " are not supported"),
+                             "messages", "unsupported_parameter"));
         return;
       }
     }
@@ -470,6 +479,7 @@ OpenAiRequest ParseChatRequest(const Json& json, const OpenAiLimits& limits,
   BodyReader body(json, "", error);
   ReadShared(body, error, request, call);
   v1::SamplingParams& sampling = *call.request.mutable_sampling();
+  ReadChatLabels(body, call);
   ReadChatLimits(body, sampling);
   ReadChatLogprobs(body, request, sampling);
   Json kwargs;
@@ -514,13 +524,27 @@ OpenAiRequest ParseCompletionRequest(const Json& json,
                                    prompts.size(), request.n, kMaxSequences),
                    "n"));
   }
-  for (const char* name :
-       {"messages", "max_completion_tokens", "top_logprobs", "tools",
-        "tool_choice", "parallel_tool_calls", "suffix", "reasoning_effort",
-        "verbosity", "modalities", "prompt_cache_retention",
-        "separate_reasoning", "stream_reasoning", "include_reasoning",
-        "chat_template_kwargs", "add_generation_prompt",
-        "continue_final_message", "documents"}) {
+  for (const char* name : {"messages",
+                           "max_completion_tokens",
+                           "top_logprobs",
+                           "tools",
+                           "tool_choice",
+                           "parallel_tool_calls",
+                           "suffix",
+                           "reasoning_effort",
+                           "verbosity",
+                           "modalities",
+                           "prompt_cache_retention",
+                           "separate_reasoning",
+                           "stream_reasoning",
+                           "include_reasoning",
+                           "chat_template_kwargs",
+                           "add_generation_prompt",
+                           "continue_final_message",
+                           "documents",
+                           "metadata",
+                           "safety_identifier",
+                           "prompt_cache_key"}) {
     body.Unsupported(name);
   }
   RefuseShared(body);

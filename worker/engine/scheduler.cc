@@ -471,12 +471,17 @@ void Scheduler::RemoteReady(RequestKey key, FirstTokens first, int64_t now_us) {
     if (choice.phase != Phase::kRemote) continue;
     RemoveFromQueues(choice, now_us);
     const size_t choices = choice.group.size();
-    if (first.tokens.size() != choices ||
+    const bool in_vocab = std::all_of(
+        first.tokens.begin(), first.tokens.end(), [this](TokenId token) {
+          return token >= 0 && static_cast<uint32_t>(token) < options_.vocab;
+        });
+    if (!in_vocab || first.tokens.size() != choices ||
         (!first.logprobs.empty() && first.logprobs.size() != choices)) {
       choice.phase = Phase::kEnded;
       EndRequest(*entry, absl::InternalError(absl::StrFormat(
-                             "peer sent %d first tokens for %d choices",
-                             first.tokens.size(), choices)));
+                             "peer sent %d first tokens for %d choices%s",
+                             first.tokens.size(), choices,
+                             in_vocab ? "" : ", one outside the vocabulary")));
       TryRelease(choice);
       break;
     }

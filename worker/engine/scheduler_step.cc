@@ -201,6 +201,11 @@ void Scheduler::Retire(const StepPlan& plan,
 
 void Scheduler::CommitFullBlocks(Choice& choice) {
   if (!choice.chain.has_value()) return;
+  // Somebody may still read a block that an equal one replaces: a launched
+  // step, or the transfer that was offered it.
+  const bool in_use = choice.seq.in_flight() > 0 ||
+                      (choice.entry->request.phase == RequestPhase::kPrefill &&
+                       !choice.entry->hold_released);
   const uint32_t full = choice.seq.target_entries() / block_tokens_;
   for (; choice.committed_blocks < full; ++choice.committed_blocks) {
     BlockId& entry = choice.table[choice.committed_blocks];
@@ -208,13 +213,13 @@ void Scheduler::CommitFullBlocks(Choice& choice) {
     entry = prefix_cache_.Commit(
         own, choice.chain->hashes()[choice.committed_blocks]);
     if (entry == own) continue;
-    if (choice.seq.in_flight() > 0) {
-      choice.dropped.push_back(own);  // a launched step still names it
+    if (in_use) {
+      choice.dropped.push_back(own);
     } else {
       allocator_.Unref(own);
     }
   }
-  if (choice.seq.in_flight() > 0) return;
+  if (in_use) return;
   for (BlockId block : choice.dropped) allocator_.Unref(block);
   choice.dropped.clear();
 }

@@ -81,12 +81,17 @@ void DecodeSide::OnTransferEnded(RequestKey key, const TransferResult& result) {
   std::function<void(const TransferResult&)> on_transfer;
   std::optional<FirstTokens> first;
   bool completed = result.state == TransferState::kCompleted;
+  absl::Status cause = result.status;
   {
     MutexLock lock(mu_);
     const auto it = waiting_.find(key);
     if (it == waiting_.end()) return;
     on_transfer = it->second.prompt.on_transfer;
     if (it->second.withdrawn) completed = false;
+    if (completed && it->second.bad_first.has_value()) {
+      completed = false;
+      cause = *it->second.bad_first;
+    }
     if (completed) {
       it->second.received = true;
       first = std::move(it->second.first);
@@ -95,8 +100,7 @@ void DecodeSide::OnTransferEnded(RequestKey key, const TransferResult& result) {
   }
   if (on_transfer) on_transfer(result);
   if (!completed) {
-    Fail(key, result.status.ok() ? absl::CancelledError("cancelled")
-                                 : result.status);
+    Fail(key, cause.ok() ? absl::CancelledError("cancelled") : cause);
   } else if (first.has_value()) {
     engine_->RemoteReady(key, *std::move(first));
   }
@@ -114,7 +118,10 @@ void DecodeSide::OnAttachment(RequestKey key,
       it->second.first = *std::move(first);
       return;
     }
-    if (!first.ok() && !it->second.received) return;  // the transfer decides
+    if (!first.ok() && !it->second.received) {
+      it->second.bad_first = first.status();  // for when the transfer ends
+      return;
+    }
     if (first.ok()) waiting_.erase(it);
   }
   if (first.ok()) {

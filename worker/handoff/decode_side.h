@@ -55,6 +55,7 @@ class DecodeSide {
     bool withdrawn = false;
     bool received = false;  // the KV is here
     std::optional<FirstTokens> first;
+    std::optional<absl::Status> bad_first;  // came, and was malformed
   };
 
   void OnTransferEnded(RequestKey key,

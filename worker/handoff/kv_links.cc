@@ -38,6 +38,11 @@ absl::Status KvLinks::Receive(const std::string& peer,
   return absl::OkStatus();
 }
 
+bool KvLinks::IsOpen(const std::string& peer) {
+  MutexLock lock(mu_);
+  return writers_.contains(peer);
+}
+
 void KvLinks::CloseAll() {
   std::vector<std::shared_ptr<LinkWriter>> all;
   {

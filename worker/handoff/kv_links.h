@@ -39,6 +39,7 @@ class KvLinks final : public kvtransfer::ControlLink {
              const absl::Status& status);
   // Hands a received message on. kInvalidArgument for one that is malformed.
   absl::Status Receive(const std::string& peer, const v1::KvMessage& message);
+  bool IsOpen(const std::string& peer);
   // Closes every stream.
   void CloseAll();
 

@@ -15,7 +15,9 @@ using ServerLink = grpc::ServerBidiReactor<v1::KvMessage, v1::KvMessage>;
 
 class ServedLink final : public LinkReactor<ServerLink> {
  public:
-  using LinkReactor::LinkReactor;
+  ServedLink(KvLinks& links, std::string peer,
+             grpc::CallbackServerContext* context)
+      : LinkReactor(links, std::move(peer)), context_(context) {}
 
   void Run() {
     this->StartSendInitialMetadata();
@@ -25,9 +27,12 @@ class ServedLink final : public LinkReactor<ServerLink> {
   void OnCancel() override { Close(); }
 
  private:
+  void CancelCall() override { context_->TryCancel(); }
   void EndStream(const absl::Status& status) override {
     Finish(ToGrpcStatus(status));
   }
+
+  grpc::CallbackServerContext* const context_;
 };
 
 // A Link call that is refused at once.
@@ -83,7 +88,8 @@ ServerLink* KvService::Link(grpc::CallbackServerContext* context) {
         "a link needs the metadata key x-sluice-worker"));
   }
   auto link = std::make_shared<ServedLink>(
-      links_, std::string(worker->second.data(), worker->second.size()));
+      links_, std::string(worker->second.data(), worker->second.size()),
+      context);
   link->Run();
   return link.get();
 }

@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -31,7 +32,7 @@ class LinkReactor : public Reactor,
     bool write = false;
     {
       MutexLock lock(mu_);
-      if (ended_) return;
+      if (end_.has_value()) return;
       full = queue_.size() >= kMaxQueued;
       if (!full) {
         queue_.push_back(std::move(message));
@@ -42,13 +43,7 @@ class LinkReactor : public Reactor,
     if (full) Close();
   }
 
-  void Close() override {
-    {
-      MutexLock lock(mu_);
-      if (std::exchange(ended_, true)) return;
-    }
-    EndStream(absl::UnavailableError("link closed"));
-  }
+  void Close() override { End(absl::UnavailableError("link closed")); }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -58,27 +53,30 @@ class LinkReactor : public Reactor,
     const absl::Status status = links_.Receive(peer_, reading_);
     if (status.ok()) {
       this->StartRead(&reading_);
-      return;
+    } else {
+      End(status);
     }
-    {
-      MutexLock lock(mu_);
-      if (std::exchange(ended_, true)) return;
-    }
-    EndStream(status);
   }
 
   void OnWriteDone(bool ok) override {
-    if (!ok) {
-      Close();
-      return;
-    }
     bool write = false;
+    std::optional<absl::Status> end;
     {
       MutexLock lock(mu_);
       in_flight_ = false;
-      write = !ended_ && NextWrite();
+      if (end_.has_value()) {
+        end = end_;
+      } else {
+        write = ok && NextWrite();
+      }
     }
-    if (write) this->StartWrite(&writing_);
+    if (end.has_value()) {
+      EndStream(*end);
+    } else if (write) {
+      this->StartWrite(&writing_);
+    } else if (!ok) {
+      Close();
+    }
   }
 
  protected:
@@ -95,13 +93,32 @@ class LinkReactor : public Reactor,
     links_.Ended(peer_, this, status);
     self_.reset();
   }
-  // Called once, outside the lock.
+  // Makes what is in flight return. Any number of times.
+  virtual void CancelCall() = 0;
+  // Called once, outside the lock, with no write in flight.
   virtual void EndStream(const absl::Status& status) = 0;
 
   KvLinks& links_;
   const std::string peer_;
 
  private:
+  // The first call counts. A write in flight still needs the call: it is
+  // cancelled, and the stream ends when the write has returned.
+  void End(const absl::Status& status) {
+    bool writing = false;
+    {
+      MutexLock lock(mu_);
+      if (end_.has_value()) return;
+      end_ = status;
+      writing = in_flight_;
+    }
+    if (writing) {
+      CancelCall();
+    } else {
+      EndStream(status);
+    }
+  }
+
   bool NextWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (in_flight_ || queue_.empty()) return false;
     writing_ = std::move(queue_.front());
@@ -116,7 +133,7 @@ class LinkReactor : public Reactor,
   Mutex mu_;
   std::deque<v1::KvMessage> queue_ ABSL_GUARDED_BY(mu_);
   bool in_flight_ ABSL_GUARDED_BY(mu_) = false;
-  bool ended_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
 };
 
 }  // namespace sluice::worker

@@ -29,10 +29,11 @@ using std::chrono::milliseconds;
 constexpr milliseconds kFirstPause(50);
 constexpr milliseconds kLongestPause(1000);
 constexpr milliseconds kResolveEvery(1000);
+constexpr milliseconds kLookEvery(250);
 constexpr milliseconds kPairTimeout(3000);
 
 // Sleeps, at most until a stop is requested.
-void Pause(std::stop_token stop, milliseconds time) {
+void Pause(const std::stop_token& stop, milliseconds time) {
   std::mutex mu;
   std::condition_variable_any wake;
   std::unique_lock<std::mutex> lock(mu);
@@ -65,12 +66,15 @@ class DialledLink final : public LinkReactor<ClientLink> {
     ended_.NotifyAll();
   }
 
-  void WaitUntilDone() {
+  // True once the call is over; waits at most `timeout`.
+  bool WaitUntilDone(milliseconds timeout) {
     MutexLock lock(mu_);
-    while (!done_) ended_.Wait(mu_);
+    if (!done_) ended_.WaitFor(mu_, timeout);
+    return done_;
   }
 
  private:
+  void CancelCall() override { context_.TryCancel(); }
   void EndStream(const absl::Status&) override {
     context_.TryCancel();
     RemoveHold();
@@ -108,12 +112,31 @@ std::vector<std::string> ResolveAll(const std::string& host_port) {
   return found;
 }
 
-struct Paired {
-  std::string worker;
-};
+// The name of the worker behind `stub`.
+absl::StatusOr<std::string> AskName(v1::Kv::Stub& stub) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
+  v1::LayoutManifest manifest;
+  const grpc::Status status = stub.GetManifest(&context, {}, &manifest);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return manifest.worker();
+}
 
-absl::StatusOr<Paired> PairWith(v1::Kv::Stub& stub,
-                                kvtransfer::TransferEngine& transfers) {
+// Whether the transfer engine has given up the peer, though its link is open.
+bool IsLost(const kvtransfer::TransferEngine& transfers,
+            const std::string& worker) {
+  for (const kvtransfer::PeerInfo& peer : *transfers.Peers()) {
+    if (peer.worker == worker) {
+      return peer.state == kvtransfer::PeerState::kSuspect ||
+             peer.state == kvtransfer::PeerState::kRefused;
+    }
+  }
+  return false;
+}
+
+// The worker paired with.
+absl::StatusOr<std::string> PairWith(v1::Kv::Stub& stub,
+                                     kvtransfer::TransferEngine& transfers) {
   const kvtransfer::PeerOffer ours = transfers.PrepareOffer();
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
@@ -125,7 +148,7 @@ absl::StatusOr<Paired> PairWith(v1::Kv::Stub& stub,
                    kvtransfer::FromProto(response));
   RETURN_IF_ERROR(transfers.CheckOffer(theirs, 0));
   transfers.Pair(ours, theirs);
-  return Paired{.worker = theirs.manifest.worker};
+  return theirs.manifest.worker;
 }
 
 }  // namespace
@@ -135,9 +158,8 @@ PeerDialer::PeerDialer(PeerDialerOptions options,
     : options_(std::move(options)), transfers_(transfers), links_(links) {
   for (const std::string& address : options_.addresses) AddPeer(address);
   if (!options_.dns.empty()) {
-    resolver_ = StartThread("kv_resolver", [this](std::stop_token stop) {
-      Resolve(std::move(stop));
-    });
+    resolver_ = StartThread(
+        "kv_resolver", [this](const std::stop_token& stop) { Resolve(stop); });
   }
 }
 
@@ -149,13 +171,12 @@ PeerDialer::~PeerDialer() {
 
 void PeerDialer::AddPeer(const std::string& address) {
   if (dialers_.contains(address)) return;
-  dialers_[address] =
-      StartThread("kv_dialer", [this, address](std::stop_token stop) {
-        Dial(std::move(stop), address);
-      });
+  dialers_[address] = StartThread(
+      "kv_dialer",
+      [this, address](const std::stop_token& stop) { Dial(stop, address); });
 }
 
-void PeerDialer::Resolve(std::stop_token stop) {
+void PeerDialer::Resolve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     for (const std::string& address : ResolveAll(options_.dns)) {
       AddPeer(address);
@@ -164,25 +185,30 @@ void PeerDialer::Resolve(std::stop_token stop) {
   }
 }
 
-void PeerDialer::Dial(std::stop_token stop, const std::string& address) {
+void PeerDialer::Dial(const std::stop_token& stop, const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   const std::unique_ptr<v1::Kv::Stub> stub =
       v1::Kv::NewStub(grpc::CreateCustomChannel(
           address, grpc::InsecureChannelCredentials(), arguments));
   milliseconds pause(0);
   std::string last_error;
   while (!stop.stop_requested()) {
-    const absl::StatusOr<Paired> paired = PairWith(*stub, transfers_);
+    const absl::StatusOr<std::string> name = AskName(*stub);
+    if (name.ok() && links_.IsOpen(*name)) {
+      Pause(stop, kLongestPause);  // reached by another of its addresses
+      continue;
+    }
+    const absl::StatusOr<std::string> paired =
+        name.ok() ? PairWith(*stub, transfers_) : name;
     if (paired.ok()) {
-      pause = milliseconds(0);
       last_error.clear();
-      auto link = std::make_shared<DialledLink>(links_, paired->worker);
-      link->Run(*stub, options_.own_worker);
-      const std::stop_callback close(stop, [&link] { link->Close(); });
-      link->WaitUntilDone();
+      // A link that lived earns an immediate retry.
+      if (FollowLink(stop, *stub, *paired)) pause = milliseconds(0);
     } else if (last_error != paired.status().message()) {
       // Once per cause: a peer may be away for long.
       last_error = std::string(paired.status().message());
@@ -192,6 +218,21 @@ void PeerDialer::Dial(std::stop_token stop, const std::string& address) {
     Pause(stop, pause);
     pause = std::clamp(pause * 2, kFirstPause, kLongestPause);
   }
+}
+
+bool PeerDialer::FollowLink(const std::stop_token& stop, v1::Kv::Stub& stub,
+                            const std::string& worker) {
+  const auto begin = std::chrono::steady_clock::now();
+  auto link = std::make_shared<DialledLink>(links_, worker);
+  link->Run(stub, options_.own_worker);
+  const std::stop_callback close(stop, [&link] { link->Close(); });
+  // Twice in a row: the first look may be older than the pairing.
+  int lost = 0;
+  while (!link->WaitUntilDone(kLookEvery)) {
+    lost = IsLost(transfers_, worker) ? lost + 1 : 0;
+    if (lost >= 2) link->Close();
+  }
+  return std::chrono::steady_clock::now() - begin >= kLongestPause;
 }
 
 }  // namespace sluice::worker

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvtransfer/transfer_engine.h"
+#include "proto/kv.grpc.pb.h"
 #include "worker/handoff/kv_links.h"
 
 namespace sluice::worker {
@@ -20,7 +21,8 @@ struct PeerDialerOptions {
 
 // Keeps a pair and its Link open to each prefill worker: the decode side dials.
 // One thread per address pairs (Pair call, then the Link stream) and, when the
-// link ends, pairs again, at first at once, then after 50 ms doubling to 1 s.
+// link ends or the transfer engine gives the peer up, pairs again, at first at
+// once, then after 50 ms doubling to 1 s.
 // Names in `dns` are resolved every second; DNS that fails keeps the last set.
 class PeerDialer {
  public:
@@ -30,8 +32,11 @@ class PeerDialer {
   ~PeerDialer();
 
  private:
-  void Resolve(std::stop_token stop);
-  void Dial(std::stop_token stop, const std::string& address);
+  void Resolve(const std::stop_token& stop);
+  void Dial(const std::stop_token& stop, const std::string& address);
+  // One link from its opening to its end; true if it lived for a while.
+  bool FollowLink(const std::stop_token& stop, v1::Kv::Stub& stub,
+                  const std::string& worker);
   void AddPeer(const std::string& address);
 
   const PeerDialerOptions options_;

@@ -61,6 +61,7 @@ void PrefillSide::Abandon(RequestKey key, const absl::Status& cause) {
     if (it == sending_.end()) return;
     transfer = it->second.transfer;
     completed = it->second.completed;
+    it->second.abandoned = true;
     if (completed) sending_.erase(it);
   }
   if (completed) {
@@ -124,8 +125,15 @@ void PrefillSide::OnTransferEnded(RequestKey key,
     MutexLock lock(mu_);
     const auto it = sending_.find(key);
     if (it != sending_.end()) {
-      it->second.completed = true;
-      if (it->second.sent_first || result.state != TransferState::kCompleted) {
+      Sending& sending = it->second;
+      sending.completed = true;
+      // The prompt failed while the last bytes were on their way.
+      if (sending.abandoned && result.state == TransferState::kCompleted) {
+        transfers_.SendAttachment(sending.transfer,
+                                  EncodeFirstTokens(FirstTokens()));
+      }
+      if (sending.sent_first || sending.abandoned ||
+          result.state != TransferState::kCompleted) {
         sending_.erase(it);
       }
     }

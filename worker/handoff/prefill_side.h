@@ -50,6 +50,7 @@ class PrefillSide {
     bool in_step = false;
     bool completed = false;  // the transfer is over
     bool sent_first = false;
+    bool abandoned = false;       // no first tokens will come
     uint32_t offered_layers = 0;  // of `chunk`
     uint32_t offered_tokens = 0;  // all layers of [0, this) are offered
   };

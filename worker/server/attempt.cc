@@ -56,7 +56,7 @@ Attempt::Attempt(AttemptInfo info, const Clock& clock)
   Append(std::move(queued));
 }
 
-void Attempt::Attach(std::shared_ptr<AttemptReader> reader,
+void Attempt::Attach(const std::shared_ptr<AttemptReader>& reader,
                      std::map<uint32_t, uint32_t> next_position) {
   std::shared_ptr<AttemptReader> old;
   {
@@ -232,6 +232,7 @@ void Attempt::OnFinished(const absl::Status& status, const Usage& usage) {
     timing_.set_total_ms(MsSince(submitted_us_, clock_.NowMicros()));
     *end->mutable_timing() = timing_;
   }
+  if (on_finished_) std::exchange(on_finished_, nullptr)();
   Append(std::move(event), status);
 }
 

@@ -2,10 +2,12 @@
 #define WORKER_SERVER_ATTEMPT_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,7 +51,7 @@ class Attempt final : public TokenSink {
 
   // The reader gets every event from the start on, without tokens before
   // next_position (choice -> position).
-  void Attach(std::shared_ptr<AttemptReader> reader,
+  void Attach(const std::shared_ptr<AttemptReader>& reader,
               std::map<uint32_t, uint32_t> next_position);
   // `done`: it has read the final status.
   void Detach(const AttemptReader* reader, bool done);
@@ -67,6 +69,12 @@ class Attempt final : public TokenSink {
   bool finished() const;
   // True the first time only: its orphan is ended once.
   bool MarkOrphaned();
+
+  // Runs once, on the engine thread, at the final status. Set before the
+  // engine knows of the attempt.
+  void set_on_finished(std::function<void()> on_finished) {
+    on_finished_ = std::move(on_finished);
+  }
 
   // Decode: the ticket for the router. Prefill: how the transfer ended.
   void OnTicket(const v1::Ticket& ticket);
@@ -89,6 +97,7 @@ class Attempt final : public TokenSink {
   const AttemptInfo info_;
   const Clock& clock_;
   const int64_t submitted_us_;
+  std::function<void()> on_finished_;
   mutable Mutex mu_;
   std::vector<std::shared_ptr<const v1::WorkerEvent>> journal_
       ABSL_GUARDED_BY(mu_);

@@ -10,6 +10,7 @@ namespace sluice::worker {
 namespace {
 
 constexpr std::chrono::milliseconds kLookEvery(20);
+constexpr std::chrono::milliseconds kReportGrace(100);
 
 }  // namespace
 
@@ -60,6 +61,9 @@ void Drainer::Run(std::stop_token stop, uint32_t budget_ms) {
   if (stop.stop_requested()) return;
   parts_.state->Set(v1::DRAINED, "nothing is left");
   if (parts_.on_change) parts_.on_change();
+  // Lets the report leave before the process does.
+  wake.wait_for(lock, stop, kReportGrace,
+                [&stop] { return stop.stop_requested(); });
   if (parts_.on_drained) parts_.on_drained();
 }
 

@@ -68,7 +68,7 @@ void Reporter::OnCacheEvents(const PrefixCacheEvents& events) {
   }
 }
 
-void Reporter::Run(std::stop_token stop) {
+void Reporter::Run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     {
       MutexLock lock(mu_);

@@ -46,7 +46,7 @@ class Reporter {
     absl::flat_hash_set<uint64_t> removed;
   };
 
-  void Run(std::stop_token stop);
+  void Run(const std::stop_token& stop);
   void SendAll();
   static void FillEvents(Stream& stream, v1::WorkerReport& report);
 

@@ -9,7 +9,7 @@ namespace sluice::worker {
 using Reactor = grpc::ServerWriteReactor<v1::WorkerEvent>;
 
 Reactor* SubmitReactor::Follow(grpc::CallbackServerContext* context,
-                               std::shared_ptr<Attempt> attempt,
+                               const std::shared_ptr<Attempt>& attempt,
                                std::map<uint32_t, uint32_t> next_position) {
   auto reactor = std::make_shared<SubmitReactor>(context, attempt);
   reactor->self_ = reactor;
@@ -31,12 +31,16 @@ void SubmitReactor::OnReplaced() {
 }
 
 void SubmitReactor::OnWriteDone(bool ok) {
+  std::optional<absl::Status> final_status;
   {
     MutexLock lock(mu_);
     writing_ = false;
     current_.reset();
+    final_status = final_;
   }
-  if (ok) {
+  if (final_status.has_value()) {
+    FinishOnce(*final_status);
+  } else if (ok) {
     Advance();
   } else {
     FinishOnce(absl::CancelledError("the router is gone"));
@@ -62,7 +66,7 @@ void SubmitReactor::Advance() {
   std::optional<absl::Status> finish;
   {
     MutexLock lock(mu_);
-    if (writing_ || finished_) return;
+    if (writing_ || finished_ || final_.has_value()) return;
     current_ = attempt_->Next(cursor_);
     if (current_ != nullptr) {
       writing_ = true;
@@ -77,11 +81,14 @@ void SubmitReactor::Advance() {
 }
 
 void SubmitReactor::FinishOnce(const absl::Status& status) {
+  absl::Status first;
   {
     MutexLock lock(mu_);
-    if (std::exchange(finished_, true)) return;
+    if (!final_.has_value()) final_ = status;
+    if (writing_ || std::exchange(finished_, true)) return;
+    first = *final_;
   }
-  Finish(FinishStatus(status, *context_));
+  Finish(FinishStatus(first, *context_));
 }
 
 }  // namespace sluice::worker

@@ -22,7 +22,8 @@ class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
  public:
   // `context` lives until OnDone(), as gRPC promises.
   static grpc::ServerWriteReactor<v1::WorkerEvent>* Follow(
-      grpc::CallbackServerContext* context, std::shared_ptr<Attempt> attempt,
+      grpc::CallbackServerContext* context,
+      const std::shared_ptr<Attempt>& attempt,
       std::map<uint32_t, uint32_t> next_position);
   static grpc::ServerWriteReactor<v1::WorkerEvent>* Refuse(
       grpc::CallbackServerContext* context, const absl::Status& status);
@@ -39,6 +40,8 @@ class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
 
  private:
   void Advance();
+  // Ends the stream with the first status given, once no write is in flight:
+  // until then gRPC still needs the call.
   void FinishOnce(const absl::Status& status);
 
   grpc::CallbackServerContext* const context_;
@@ -50,6 +53,7 @@ class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
   // gRPC reads it while `writing_`.
   std::shared_ptr<const v1::WorkerEvent> current_ ABSL_GUARDED_BY(mu_);
   bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<absl::Status> final_ ABSL_GUARDED_BY(mu_);
   bool finished_ ABSL_GUARDED_BY(mu_) = false;
   bool read_all_ ABSL_GUARDED_BY(mu_) = false;
 };

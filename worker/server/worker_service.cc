@@ -112,6 +112,8 @@ absl::Status WorkerService::StartAttempt(
       attempt->OnReceived(result);
     };
     parts_.handoff->decode().Expect(key, std::move(remote));
+    attempt->set_on_finished(
+        [decode = &parts_.handoff->decode(), key] { decode->Forget(key); });
   }
   parts_.engine->Submit(std::move(request), attempt);
   return absl::OkStatus();

@@ -3,6 +3,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
 #include <chrono>
 #include <memory>
@@ -218,6 +219,9 @@ const Refusal kRefusals[] = {
     {"NotAnObject", "/v1/completions", "[]", 400, "", "", "JSON object"},
     {"Route", "/v1/embeddings", R"({"model":"m"})", 404, "", "",
      "no such route"},
+    {"PartOfNoType", "/v1/chat/completions",
+     R"({"model":"m","messages":[{"role":"user","content":[{"type":1}]}]})",
+     400, "", "messages", "messages"},
     {"ImagePart", "/v1/chat/completions",
      R"({"model":"m","messages":[{"role":"user","content":[
          {"type":"image_url","image_url":{"url":"data:,"}}]}]})",
@@ -341,6 +345,37 @@ TEST_F(HttpGatewayTest, PipelinedRequestsAreAnsweredInOrder) {
   ASSERT_NE(health, std::string::npos) << all;
   EXPECT_LT(version, models);
   EXPECT_LT(models, health);
+}
+
+// Pooled clients send one generation after the other on a connection.
+TEST_F(HttpGatewayTest, AConnectionServesManyGenerations) {
+  Begin(Answering("ab"));
+  net::io_context io;
+  net::ip::tcp::socket socket(io);
+  socket.connect({net::ip::make_address("127.0.0.1"),
+                  static_cast<uint16_t>(gateway_->port())});
+  std::string all;
+  const auto read_until = [&](const std::string& end) {
+    net::read_until(socket, net::dynamic_buffer(all), end);
+    const size_t size = all.find(end) + end.size();
+    const std::string reply = all.substr(0, size);
+    all.erase(0, size);
+    return reply;
+  };
+  for (const bool stream : {false, true, false, true}) {
+    const std::string body = Chat({{"stream", stream}}).dump();
+    net::write(socket, net::buffer(absl::StrCat(
+                           "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+                           "Content-Type: application/json\r\nContent-Length: ",
+                           body.size(), "\r\n\r\n", body)));
+    const std::string reply =
+        read_until(stream ? "[DONE]\n\n\r\n0\r\n\r\n" : "}}}");
+    EXPECT_EQ(reply.substr(0, 15), "HTTP/1.1 200 OK") << reply;
+    EXPECT_NE(reply.find(stream ? "\"b\"" : "\"ab\""), std::string::npos)
+        << reply;
+    EXPECT_TRUE(all.empty()) << all;
+  }
+  EXPECT_EQ(worker_->submits().size(), 4u);
 }
 
 TEST_F(HttpGatewayTest, RequestIdIsEchoedIfValid) {
