@@ -72,6 +72,7 @@ class HttpSession final : public HttpConnection,
 
   void BeginStream(
       std::vector<std::pair<std::string, std::string>> headers) override {
+    if (shared_->draining.load()) keep_alive_ = false;
     streaming_ = true;
     chunked_ = version_ >= 11;
     if (!chunked_) keep_alive_ = false;
