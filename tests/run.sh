@@ -73,6 +73,9 @@ if [ $quick -eq 0 ]; then
   check format tools/format.sh --check
   check layers python3 tools/check_layers.py
   check architecture python3 tools/check_architecture.py
+  check lint bazel build "${bazel_flags[@]}" --config=opt --config=lint \
+    //base/... //kernels/... //kvtransfer/... //proto:sampling_check \
+    //router/... //tools/... //worker/...
 fi
 
 echo "$passed passed, $failed failed, $skipped skipped"

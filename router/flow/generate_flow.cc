@@ -84,7 +84,7 @@ void GenerateFlow::Handle(StartItem) {
   if (ended_ || enrolled_) return;
   record_.parse_us = NowUs() - call_.received_us;
   if (absl::Status status = Begin(); !status.ok()) {
-    End(std::move(status));
+    End(status);
     return;
   }
   EnterQueue();

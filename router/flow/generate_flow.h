@@ -123,7 +123,7 @@ class GenerateFlow final : public Flow,
   void Handle(StartItem item);
   void Handle(GrantItem item);
   void Handle(const EventItem& item);
-  void Handle(StreamEndItem item);
+  void Handle(const StreamEndItem& item);
   void Handle(AckItem item);
   void Handle(CancelItem item);
   void Handle(TimerItem item);
@@ -153,8 +153,8 @@ class GenerateFlow final : public Flow,
   bool BufferFull() const;
   void ResumeReading();
   // Ends.
-  void HandleDecodeEnd(absl::Status status);
-  void HandlePrefillEnd(absl::Status status);
+  void HandleDecodeEnd(const absl::Status& status);
+  void HandlePrefillEnd(const absl::Status& status);
   void FailAttempt(const Attempt& attempt, const absl::Status& status);
   void Abandon(Attempt& attempt, const std::string& cause,
                AttemptOutcome outcome);
@@ -162,7 +162,7 @@ class GenerateFlow final : public Flow,
   absl::Status FinalStatus(const Attempt& attempt,
                            const absl::Status& status) const;
   void End(const absl::Status& status);
-  void CancelWith(CancelCause cause, absl::Status status);
+  void CancelWith(CancelCause cause, const absl::Status& status);
   void FillRecord(const absl::Status& status);
   v1::RequestEnd MakeUsage() const;
   void MaybeRetire();

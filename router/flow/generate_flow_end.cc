@@ -26,7 +26,7 @@ bool IsTransportFailure(const absl::Status& status) {
 
 // --- ends of streams
 
-void GenerateFlow::Handle(StreamEndItem item) {
+void GenerateFlow::Handle(const StreamEndItem& item) {
   --num_open_streams_;
   Attempt* attempt = item.stream == decode_.stream    ? &decode_
                      : item.stream == prefill_.stream ? &prefill_
@@ -39,16 +39,16 @@ void GenerateFlow::Handle(StreamEndItem item) {
   attempt->stream = nullptr;
   services_.admission->Release(std::exchange(attempt->spend, 0));
   if (attempt == &decode_) {
-    HandleDecodeEnd(std::move(item.status));
+    HandleDecodeEnd(item.status);
   } else {
-    HandlePrefillEnd(std::move(item.status));
+    HandlePrefillEnd(item.status);
   }
   MaybeRetire();
 }
 
-void GenerateFlow::HandleDecodeEnd(absl::Status status) {
+void GenerateFlow::HandleDecodeEnd(const absl::Status& status) {
   if (!status.ok()) {
-    FailAttempt(decode_, std::move(status));
+    FailAttempt(decode_, status);
   } else if (answer_.all_ended()) {
     CountAttempt(decode_, AttemptOutcome::kOk);
     End(absl::OkStatus());
@@ -58,7 +58,7 @@ void GenerateFlow::HandleDecodeEnd(absl::Status status) {
   }
 }
 
-void GenerateFlow::HandlePrefillEnd(absl::Status status) {
+void GenerateFlow::HandlePrefillEnd(const absl::Status& status) {
   if (status.ok()) {
     CountAttempt(prefill_, AttemptOutcome::kOk);
     if (!started_) {
@@ -77,7 +77,7 @@ void GenerateFlow::HandlePrefillEnd(absl::Status status) {
     }
     return;
   }
-  FailAttempt(prefill_, std::move(status));
+  FailAttempt(prefill_, status);
 }
 
 bool GenerateFlow::MayRetry(const Attempt& attempt,
@@ -188,13 +188,13 @@ void GenerateFlow::Handle(CancelItem item) {
                    "DRAINING"),
         1000);
   }
-  CancelWith(item.cause, std::move(status));
+  CancelWith(item.cause, status);
 }
 
-void GenerateFlow::CancelWith(CancelCause cause, absl::Status status) {
+void GenerateFlow::CancelWith(CancelCause cause, const absl::Status& status) {
   services_.metrics->OnCancel(cause);
   cancelled_at_us_ = NowUs();
-  End(std::move(status));
+  End(status);
 }
 
 void GenerateFlow::Handle(TimerItem item) {

@@ -12,7 +12,7 @@ Reporter::Reporter(uint32_t beat_ms,
                    std::function<v1::WorkerReport()> make_report)
     : beat_ms_(beat_ms), make_report_(std::move(make_report)) {
   thread_ = StartThread("reporter",
-                        [this](std::stop_token stop) { Run(std::move(stop)); });
+                        [this](const std::stop_token& stop) { Run(stop); });
 }
 
 Reporter::~Reporter() {

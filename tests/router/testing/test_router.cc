@@ -1,5 +1,6 @@
 #include "tests/router/testing/test_router.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "absl/strings/numbers.h"
@@ -12,7 +13,8 @@
 namespace sluice::router {
 
 TestRouter::TestRouter(const std::vector<FakeWorker*>& workers,
-                       const TestRouterOptions& test_options) {
+                       const TestRouterOptions& test_options)
+    : num_workers_(workers.size()) {
   RouterOptions options;
   for (FakeWorker* worker : workers) {
     options.registry.fixed.push_back(worker->address());
@@ -49,7 +51,14 @@ TestRouter::~TestRouter() {
 }
 
 bool TestRouter::WaitReady() {
-  return Eventually([&] { return router_->GetReadiness().ready(); });
+  // Ready comes with the first admissible path; tests count on every worker.
+  return Eventually([&] {
+    const auto view = router_->view();
+    return router_->GetReadiness().ready() &&
+           view->workers.size() == num_workers_ &&
+           std::all_of(view->workers.begin(), view->workers.end(),
+                       [](const WorkerView& w) { return w.served != nullptr; });
+  });
 }
 
 bool TestRouter::WaitIdle() {

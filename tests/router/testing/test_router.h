@@ -31,6 +31,7 @@ class TestRouter {
                       const TestRouterOptions& options = {});
   ~TestRouter();
 
+  // Every worker given is heard of and a path exists.
   bool WaitReady();
   // No live flow and no spent credit is left.
   bool WaitIdle();
@@ -40,6 +41,7 @@ class TestRouter {
   double Metric(const std::string& series);
 
  private:
+  const size_t num_workers_;
   MetricRegistry metrics_;
   std::unique_ptr<RequestRouter> router_;
   std::unique_ptr<InferenceService> service_;
