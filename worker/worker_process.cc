@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <array>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -481,7 +482,9 @@ v1::WorkerReport WorkerProcess::Parts::MakeReport() const {
       facts.max_batch_seqs > busy ? facts.max_batch_seqs - busy : 0);
   credits->set_issued_unix_us(clock->UnixMicros());
   if (transfers == nullptr) return report;
-  for (const kvtransfer::PeerInfo& peer : *transfers->Peers()) {
+  const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
+      transfers->Peers();
+  for (const kvtransfer::PeerInfo& peer : *peers) {
     v1::PeerLink* link = report.add_links();
     link->set_instance(peer.worker);
     link->set_generation(peer.generation);
@@ -507,7 +510,8 @@ v1::LedgerResponse WorkerProcess::Parts::MakeLedger() const {
 
 uint32_t WorkerProcess::Parts::OpenTransfers() const {
   if (transfers == nullptr) return 0;
-  const auto& inflight = transfers->Stats()->inflight_transfers;
+  const std::array<uint64_t, 2> inflight =
+      transfers->Stats()->inflight_transfers;
   return static_cast<uint32_t>(inflight[0] + inflight[1]);
 }
 
@@ -523,7 +527,9 @@ void WorkerProcess::Parts::AddReadinessChecks() {
   if (!splits()) return;
   health->AddReasonCheck("no_peer", [this] {
     uint32_t up = 0;
-    for (const kvtransfer::PeerInfo& peer : *transfers->Peers()) {
+    const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
+        transfers->Peers();
+    for (const kvtransfer::PeerInfo& peer : *peers) {
       up += peer.state == kvtransfer::PeerState::kUp;
     }
     return up < facts.min_peers;

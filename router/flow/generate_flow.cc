@@ -174,7 +174,8 @@ void GenerateFlow::MakeRoute() {
   if (bypasses_cache) return;
   // Equal models mostly hash alike: once per kind of block.
   std::map<std::pair<std::string, uint32_t>, std::vector<uint64_t>> hashes;
-  for (const WorkerView& worker : services_.view()->workers) {
+  const std::shared_ptr<const ClusterView> view = services_.view();
+  for (const WorkerView& worker : view->workers) {
     if (worker.block_tokens == 0 || worker.model != route_.model) continue;
     auto [it, added] =
         hashes.try_emplace({worker.kv_fingerprint, worker.block_tokens});

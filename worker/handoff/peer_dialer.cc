@@ -125,7 +125,9 @@ absl::StatusOr<std::string> AskName(v1::Kv::Stub& stub) {
 // Whether the transfer engine has given up the peer, though its link is open.
 bool IsLost(const kvtransfer::TransferEngine& transfers,
             const std::string& worker) {
-  for (const kvtransfer::PeerInfo& peer : *transfers.Peers()) {
+  const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
+      transfers.Peers();
+  for (const kvtransfer::PeerInfo& peer : *peers) {
     if (peer.worker == worker) {
       return peer.state == kvtransfer::PeerState::kSuspect ||
              peer.state == kvtransfer::PeerState::kRefused;

@@ -178,7 +178,8 @@ void RegisterDrain(const WorkerMetricsParts& parts, MetricRegistry& registry) {
         .Set(stats->active_blocks + stats->quarantined_blocks);
     remaining.With({"readers"}).Set(parts.requests->size());
     if (parts.transfers == nullptr) return;
-    const auto& inflight = parts.transfers->Stats()->inflight_transfers;
+    const std::array<uint64_t, 2> inflight =
+        parts.transfers->Stats()->inflight_transfers;
     remaining.With({"transfers"}).Set(inflight[0] + inflight[1]);
   });
   registry.AddCallbackGauge("sluice_orphans",
