@@ -1,0 +1,92 @@
+#ifndef TESTS_INTEGRATION_LOCAL_CLUSTER_H_
+#define TESTS_INTEGRATION_LOCAL_CLUSTER_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/inference.grpc.pb.h"
+
+namespace sluice {
+
+struct WorkerSpec {
+  std::string instance;
+  std::string role;                // mixed, prefill, decode
+  std::vector<std::string> flags;  // beside addresses, model and peers
+};
+
+struct ClusterSpec {
+  std::string model;
+  std::vector<WorkerSpec> workers;
+  std::vector<std::string> worker_flags;  // of every worker
+  std::vector<std::string> router_flags;
+};
+
+// The tokens of a request's first choice, and how the router saw it end.
+struct ClusterAnswer {
+  std::vector<uint32_t> tokens;
+  v1::Started started;
+  v1::RequestEnd end;
+};
+
+// One router and some workers as real processes of the built binaries, on free
+// loopback ports, with their logs and step logs in a folder of its own.
+// Prefill and decode workers are each other's peers. Used by one thread,
+// except Generate, which any thread may call. The destructor kills what runs.
+class LocalCluster {
+ public:
+  // Starts everything and waits until all is ready; kUnavailable with the end
+  // of the log of what did not become so.
+  static absl::StatusOr<std::unique_ptr<LocalCluster>> Start(
+      const ClusterSpec& spec);
+  ~LocalCluster();
+  LocalCluster(const LocalCluster&) = delete;
+  LocalCluster& operator=(const LocalCluster&) = delete;
+
+  // Blocks until the stream ends; its status when that is not OK.
+  absl::StatusOr<ClusterAnswer> Generate(const v1::GenerateRequest& request);
+
+  // Sends SIGTERM to the workers and the router and waits for all of them to
+  // end. Not OK, naming the process, when one does not end in a minute or
+  // with exit code 0.
+  absl::Status Stop();
+
+  // The value of the series whose line starts with `series` (name and labels)
+  // on the worker's /metrics; NaN if it has no such line.
+  double WorkerMetric(const std::string& instance, const std::string& series);
+
+  std::string StepLogOf(const std::string& instance) const;
+
+  const std::string& http_address() const { return http_address_; }
+
+ private:
+  struct Process {
+    std::string name;
+    pid_t pid = 0;
+    std::string probe_address;
+    std::string metrics_address;
+  };
+
+  explicit LocalCluster(std::string folder) : folder_(std::move(folder)) {}
+
+  absl::Status Launch(Process process, std::vector<std::string> command);
+  absl::Status StartWorkers(const ClusterSpec& spec);
+  absl::Status StartRouter(const ClusterSpec& spec);
+  absl::Status WaitReady();
+  std::string EndOfLog(const std::string& name) const;
+
+  const std::string folder_;
+  std::vector<Process> processes_;  // workers in order, then the router
+  std::vector<std::string> worker_addresses_;
+  std::string http_address_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+}  // namespace sluice
+
+#endif  // TESTS_INTEGRATION_LOCAL_CLUSTER_H_
