@@ -45,18 +45,21 @@ void RunPackActivations(const OpContext& context,
   // Units of work are row groups in memory order: a decode step's few rows
   // split as well as a prefill's many.
   const auto pack = [&](WorkRange range) {
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      const int64_t row = i / groups;
-      const int64_t g = i % groups;
+    int64_t row = range.begin / groups;
+    int64_t g = range.begin % groups;
+    for (int64_t i = range.begin; i < range.end; ++row, g = 0) {
       const ActivationBlock block = BlockAt(out, row / kBlockRows);
-      const PackGroup group = {
-          .x = args.x.Row(row) + g * kGroupElements,
-          .count = std::min(kGroupElements, out.k - g * kGroupElements),
-          .at = g * block.height + row % kBlockRows};
-      if (group.count == kGroupElements) {
-        full(group, block);
-      } else {
-        PackGroupPortable(out.kind, group, block);
+      const float* x = args.x.Row(row);
+      for (; g < groups && i < range.end; ++g, ++i) {
+        const PackGroup group = {
+            .x = x + g * kGroupElements,
+            .count = std::min(kGroupElements, out.k - g * kGroupElements),
+            .at = g * block.height + row % kBlockRows};
+        if (group.count == kGroupElements) {
+          full(group, block);
+        } else {
+          PackGroupPortable(out.kind, group, block);
+        }
       }
     }
   };

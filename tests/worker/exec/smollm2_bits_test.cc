@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -79,23 +78,11 @@ TEST(SmolLm2Bits, Avx2) {
   ExpectEqual(StreamOf(options, 2048));
 }
 
-// Portable code is some hundred times slower: a short prompt, or all of it
-// when SLUICE_FULL_PORTABLE is set.
+// Some hundred times slower than the others: minutes.
 TEST(SmolLm2Bits, Portable) {
-  RigOptions portable = Options();
-  portable.isa = kernels::Isa::kPortable;
-  if (std::getenv("SLUICE_FULL_PORTABLE") != nullptr) {
-    ExpectEqual(StreamOf(portable, 2048));
-    return;
-  }
-  std::vector<Stream> streams;
-  for (const RigOptions& options : {Options(), portable}) {
-    Rig rig(options);
-    streams.push_back(rig.Generate(
-        {.prompt = Prompt(40, 0), .count = 4, .params = Greedy(4)}));
-  }
-  EXPECT_EQ(streams[0].tokens, streams[1].tokens);
-  EXPECT_EQ(streams[0].digests, streams[1].digests);
+  RigOptions options = Options();
+  options.isa = kernels::Isa::kPortable;
+  ExpectEqual(StreamOf(options, 2048));
 }
 
 // 31 other sequences decode in every step while the prompt is prefilled in
