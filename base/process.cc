@@ -55,6 +55,10 @@ struct SignalWatcher::Loop {
       if (callbacks.on_debug) callbacks.on_debug();
       return;
     }
+    if (signal == SIGUSR2) {
+      if (callbacks.on_profile) callbacks.on_profile();
+      return;
+    }
     ++num_stops;
     if (callbacks.on_stop) callbacks.on_stop(signal, num_stops);
   }
@@ -74,6 +78,7 @@ absl::StatusOr<std::unique_ptr<SignalWatcher>> SignalWatcher::Start(
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGUSR1);
+  sigaddset(&signals, SIGUSR2);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 
   auto loop = std::make_unique<Loop>();

@@ -13,12 +13,15 @@ struct SignalCallbacks {
   std::function<void(int signal, int nth)> on_stop;
   // SIGUSR1, after the log has been set to debug for 60 s; may be empty.
   std::function<void()> on_debug;
+  // SIGUSR2; may be empty.
+  std::function<void()> on_profile;
 };
 
 // Turns signals into calls on a thread of its own ("signals"). Start it first
-// in main(): it blocks SIGTERM, SIGINT and SIGUSR1 in the calling thread, and
-// only threads made later inherit that; SIGPIPE becomes ignored. One at a time
-// per process. The destructor stops the thread; the signals stay blocked.
+// in main(): it blocks SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 in the calling
+// thread, and only threads made later inherit that; SIGPIPE becomes ignored.
+// One at a time per process. The destructor stops the thread; the signals stay
+// blocked.
 class SignalWatcher {
  public:
   // INTERNAL when the kernel refuses a descriptor.

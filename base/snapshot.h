@@ -8,6 +8,28 @@
 
 namespace sluice {
 
+// A published value, kept alive by this object. Only an object with a name
+// gives access: `for (x : *snapshot.Get())` would walk a value that nobody
+// holds any more, and does not compile.
+template <typename T>
+class SnapshotRef {
+ public:
+  SnapshotRef() = default;
+  template <typename U>
+  SnapshotRef(std::shared_ptr<U> value)  // NOLINT: it is one
+      : value_(std::move(value)) {}
+
+  const T& operator*() const& { return *value_; }
+  const T* operator->() const& { return value_.get(); }
+  const T& operator*() const&& = delete;
+  const T* operator->() const&& = delete;
+  void reset() { value_ = nullptr; }
+  explicit operator bool() const { return value_ != nullptr; }
+
+ private:
+  std::shared_ptr<const T> value_;
+};
+
 // The latest published value of one writer, read by any thread. A reader keeps
 // the value it got alive; Publish() never waits for readers.
 template <typename T>
@@ -22,7 +44,7 @@ class Snapshot {
     value_.swap(next);
   }
 
-  std::shared_ptr<const T> Get() const {
+  SnapshotRef<T> Get() const {
     MutexLock lock(mu_);
     return value_;
   }

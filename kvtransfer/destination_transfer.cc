@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 
 namespace sluice::kvtransfer {
@@ -155,7 +156,7 @@ void DestinationTransfer::CountLate(const char* kind) {
 void DestinationTransfer::OnClaim(const Claim& claim,
                                   const Claimant& claimant) {
   const bool known =
-      EqualSecrets(ToBytes(claim.capability), ToBytes(ticket_.capability));
+      ConstantTimeEqual(ToBytes(claim.capability), ToBytes(ticket_.capability));
   if (!known) {
     // As for a transfer that does not exist.
     context_->send(claimant.worker, id(),

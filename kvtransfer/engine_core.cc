@@ -27,6 +27,7 @@ bool IsForDestination(const ControlBody& body) {
 
 TransferEngine::Core::Core(EngineOptions o)
     : options(std::move(o)), inbox([this] {
+        MutexLock lock(wake_mu);
         if (wake) wake();
       }) {
   context_.clock = options.clock;

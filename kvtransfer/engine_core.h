@@ -11,6 +11,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "base/inbox.h"
+#include "base/mutex.h"
 #include "base/snapshot.h"
 #include "kvtransfer/destination_transfer.h"
 #include "kvtransfer/peer_table.h"
@@ -48,7 +49,9 @@ class TransferEngine::Core : public TransportEvents {
               absl::Span<const std::byte> payload) override;
 
   EngineOptions options;
-  std::function<void()> wake;
+  // Held while it rings: after SetWake() nobody is inside the one before.
+  Mutex wake_mu;
+  std::function<void()> wake ABSL_GUARDED_BY(wake_mu);
   Inbox<std::function<void()>> inbox;
   Snapshot<std::vector<PeerInfo>> peer_infos;
   Snapshot<TransferStats> stats_snapshot;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "kvtransfer/engine_core.h"
 #include "kvtransfer/transfer_id.h"
@@ -188,7 +189,8 @@ absl::Status TransferEngine::CheckOffer(const PeerOffer& theirs,
           "pair token has ", token->size(), " bytes, want ", kTokenBytes));
     }
   }
-  for (const PeerInfo& peer : *Peers()) {
+  const auto peers = Peers();
+  for (const PeerInfo& peer : *peers) {
     if (peer.worker == theirs.manifest.worker &&
         peer.generation > theirs.manifest.generation) {
       return absl::AbortedError(absl::StrCat("stale generation ",
@@ -223,11 +225,11 @@ void TransferEngine::OnMessage(const std::string& worker,
   });
 }
 
-std::shared_ptr<const std::vector<PeerInfo>> TransferEngine::Peers() const {
+SnapshotRef<std::vector<PeerInfo>> TransferEngine::Peers() const {
   return core_->peer_infos.Get();
 }
 
-std::shared_ptr<const TransferStats> TransferEngine::Stats() const {
+SnapshotRef<TransferStats> TransferEngine::Stats() const {
   return core_->stats_snapshot.Get();
 }
 
@@ -252,6 +254,7 @@ std::vector<int> TransferEngine::Descriptors() const {
 }
 
 void TransferEngine::SetWake(std::function<void()> wake) {
+  MutexLock lock(core_->wake_mu);
   core_->wake = std::move(wake);
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/snapshot.h"
 #include "kvtransfer/control_message.h"
 #include "kvtransfer/layout_manifest.h"
 #include "kvtransfer/peer_offer.h"
@@ -93,8 +94,8 @@ class TransferEngine {
   void OnLinkDown(const std::string& worker, absl::Status status);
   void OnMessage(const std::string& worker, ControlMessage message);
 
-  std::shared_ptr<const std::vector<PeerInfo>> Peers() const;
-  std::shared_ptr<const TransferStats> Stats() const;
+  SnapshotRef<std::vector<PeerInfo>> Peers() const;
+  SnapshotRef<TransferStats> Stats() const;
 
   // Cancels everything and closes peers; drained() turns true when the last
   // operation ended. New transfers are refused with kUnavailable.
@@ -107,7 +108,7 @@ class TransferEngine {
   // may sleep unless woken or a descriptor is readable; 0: call again.
   int64_t RunOnce();
   // Descriptors to watch, fixed after creation. `wake` rings when another
-  // thread posted; set before the thread starts.
+  // thread posted, and is not called any more once another is set.
   std::vector<int> Descriptors() const;
   void SetWake(std::function<void()> wake);
 

@@ -33,12 +33,6 @@ absl::StatusOr<TransferId> ParseTransferId(absl::string_view bytes);
 std::string ToBytes(const Capability& capability);
 absl::StatusOr<Capability> ParseCapability(absl::string_view bytes);
 
-// Compares secrets in time that depends on the sizes only.
-bool EqualSecrets(absl::string_view a, absl::string_view b);
-
-// `num_bytes` unpredictable bytes from the operating system.
-std::string RandomBytes(int num_bytes);
-
 }  // namespace sluice::kvtransfer
 
 #endif  // KVTRANSFER_TRANSFER_ID_H_

@@ -38,13 +38,17 @@ int Probe(const CommandLine& command_line) {
   return code.ok() && *code == 200 ? 0 : 1;
 }
 
-// The process that a signal drains, once there is one.
-class DrainTarget {
+// The process that signals are for, once there is one.
+class SignalTarget {
  public:
   void Set(WorkerProcess* process) {
     MutexLock lock(mu_);
     process_ = process;
     if (process_ != nullptr && asked_) process_->StartDrain("signal");
+  }
+  void Profile() {
+    MutexLock lock(mu_);
+    if (process_ != nullptr) process_->ProfileSteps();
   }
   // A stop before the worker serves ends the process at once.
   void Stop() {
@@ -65,9 +69,10 @@ int Serve(const WorkerOptions& options, const std::string& effective) {
                 .instance = options.instance,
                 .level = options.log_level,
                 .format = options.log_format});
-  DrainTarget target;
+  SignalTarget target;
   auto signals =
-      SignalWatcher::Start({.on_stop = [&target](int, int) { target.Stop(); }});
+      SignalWatcher::Start({.on_stop = [&target](int, int) { target.Stop(); },
+                            .on_profile = [&target] { target.Profile(); }});
   if (!signals.ok()) Fail(StartPhase::kRun, signals.status());
   Log(kInfo, "configuration", {{"effective", effective}});
 

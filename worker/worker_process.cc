@@ -30,6 +30,7 @@
 #include "worker/engine/engine_metrics.h"
 #include "worker/exec/rank_executor.h"
 #include "worker/exec/step_log.h"
+#include "worker/exec/step_profiler.h"
 #include "worker/handoff/handoff.h"
 #include "worker/handoff/kv_links.h"
 #include "worker/handoff/kv_service.h"
@@ -122,6 +123,30 @@ std::vector<std::unique_ptr<kvtransfer::Transport>> MakeTransports(
   return transports;
 }
 
+constexpr int64_t kProfiledSteps = 100;
+
+// One line for the steps, one for each op that ran in them.
+void LogProfile(const StepProfile& profile) {
+  Log(kInfo, "step profile",
+      {{"steps", profile.steps},
+       {"us", profile.step_nanos / 1000},
+       {"read_gb_s", profile.read_bytes_per_second * 1e-9}});
+  for (size_t i = 0; i < kNumStepOps; ++i) {
+    const StepOp op = static_cast<StepOp>(i);
+    const OpProfile::Entry& entry = profile.ops.of(op);
+    if (entry.calls == 0) continue;
+    Log(kInfo, "op profile",
+        {{"op", Name(op)},
+         {"calls", entry.calls},
+         {"us", entry.nanos / 1000},
+         {"bytes", entry.bytes},
+         {"time_share", static_cast<double>(entry.nanos) /
+                            static_cast<double>(profile.step_nanos)},
+         {"read_limit_share",
+          ReadShare(entry, profile.read_bytes_per_second)}});
+  }
+}
+
 uint64_t NewGeneration() {
   return kvtransfer::MakeGeneration(SystemClock::Get().UnixMicros(),
                                     static_cast<uint16_t>(RandomU64()));
@@ -159,6 +184,7 @@ struct WorkerProcess::Parts {
   KvLinks links;
   std::unique_ptr<kvtransfer::TransferEngine> transfers;
   std::unique_ptr<Handoff> handoff;
+  std::unique_ptr<StepProfiler> profiler;
   std::unique_ptr<RankExecutor> executor;
   std::unique_ptr<EngineMetrics> engine_metrics;
   std::unique_ptr<Engine> engine;
@@ -327,6 +353,12 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
   runner.eos_ids = facts.eos_ids;
   runner.digest_logits = !options.step_log.empty();
   runner.observer = handoff.get();
+  const PageMemory& weights = loaded.model->weights().memory;
+  profiler = std::make_unique<StepProfiler>(
+      absl::MakeConstSpan(weights.data(),
+                          static_cast<size_t>(weights.size_bytes())),
+      LogProfile);
+  runner.profiler = profiler.get();
   ASSIGN_OR_RETURN(executor, RankExecutor::Create(runner));
 
   EngineOptions engine_options;
@@ -453,7 +485,7 @@ absl::Status WorkerProcess::Parts::Listen() {
 }
 
 v1::WorkerReport WorkerProcess::Parts::MakeReport() const {
-  const std::shared_ptr<const EngineStats> stats = engine->stats();
+  const SnapshotRef<EngineStats> stats = engine->stats();
   v1::WorkerReport report;
   *report.mutable_identity() = facts.identity;
   report.set_state(stats->ledger_violations > 0 ? v1::FAILED : state->Get());
@@ -482,8 +514,7 @@ v1::WorkerReport WorkerProcess::Parts::MakeReport() const {
       facts.max_batch_seqs > busy ? facts.max_batch_seqs - busy : 0);
   credits->set_issued_unix_us(clock->UnixMicros());
   if (transfers == nullptr) return report;
-  const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
-      transfers->Peers();
+  const auto peers = transfers->Peers();
   for (const kvtransfer::PeerInfo& peer : *peers) {
     v1::PeerLink* link = report.add_links();
     link->set_instance(peer.worker);
@@ -497,7 +528,7 @@ v1::WorkerReport WorkerProcess::Parts::MakeReport() const {
 }
 
 v1::LedgerResponse WorkerProcess::Parts::MakeLedger() const {
-  const std::shared_ptr<const EngineStats> stats = engine->stats();
+  const SnapshotRef<EngineStats> stats = engine->stats();
   v1::LedgerResponse ledger;
   ledger.set_usable(stats->usable_blocks);
   ledger.set_free(stats->free_blocks);
@@ -510,25 +541,26 @@ v1::LedgerResponse WorkerProcess::Parts::MakeLedger() const {
 
 uint32_t WorkerProcess::Parts::OpenTransfers() const {
   if (transfers == nullptr) return 0;
-  const std::array<uint64_t, 2> inflight =
-      transfers->Stats()->inflight_transfers;
+  const auto stats = transfers->Stats();
+  const std::array<uint64_t, 2>& inflight = stats->inflight_transfers;
   return static_cast<uint32_t>(inflight[0] + inflight[1]);
 }
 
 void WorkerProcess::Parts::AddReadinessChecks() {
   health->AddReasonCheck("pool_stuck", [this] {
-    const std::shared_ptr<const EngineStats> stats = engine->stats();
+    const SnapshotRef<EngineStats> stats = engine->stats();
     return stats->free_blocks + stats->cached_blocks == 0 &&
            clock->NowMicros() - stats->last_progress_us > kStuckUs;
   });
   // A ledger that does not add up is a bug: nothing it says can be trusted.
-  health->AddReasonCheck(
-      "failed", [this] { return engine->stats()->ledger_violations > 0; });
+  health->AddReasonCheck("failed", [this] {
+    const SnapshotRef<EngineStats> stats = engine->stats();
+    return stats->ledger_violations > 0;
+  });
   if (!splits()) return;
   health->AddReasonCheck("no_peer", [this] {
     uint32_t up = 0;
-    const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
-        transfers->Peers();
+    const auto peers = transfers->Peers();
     for (const kvtransfer::PeerInfo& peer : *peers) {
       up += peer.state == kvtransfer::PeerState::kUp;
     }
@@ -605,6 +637,10 @@ WorkerProcess::~WorkerProcess() {
 
 void WorkerProcess::StartDrain(const char* cause) {
   parts_->drain->Start(parts_->options.drain_budget_ms, cause);
+}
+
+void WorkerProcess::ProfileSteps() {
+  parts_->profiler->Request(kProfiledSteps);
 }
 
 void WorkerProcess::Wait() {

@@ -32,6 +32,9 @@ class WorkerProcess {
 
   // Begins the drain; the first call counts. Any thread.
   void StartDrain(const char* cause);
+  // Logs where the time of the next 100 steps that compute goes, op by op;
+  // while that runs, asking again does nothing. Any thread.
+  void ProfileSteps();
   // Blocks until drained.
   void Wait();
 

@@ -10,7 +10,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "kvtransfer/transfer_id.h"
+#include "base/random.h"
 
 namespace sluice::kvtransfer {
 namespace {

@@ -12,7 +12,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "kvtransfer/transfer_id.h"
+#include "base/random.h"
 
 namespace sluice::kvtransfer {
 namespace {

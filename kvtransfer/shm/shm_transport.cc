@@ -11,9 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/random.h"
 #include "base/status_macros.h"
 #include "kvtransfer/shm/shm_handshake.h"
-#include "kvtransfer/transfer_id.h"
 
 namespace sluice::kvtransfer {
 namespace {
@@ -172,7 +172,7 @@ bool ShmTransport::Match(Inbound& inbound) {
   for (const auto& [id, link] : links_) {
     // Every candidate is compared, so that time tells nothing.
     if (link.step == Step::kExpected &&
-        EqualSecrets(link.args.own_token, inbound.token)) {
+        ConstantTimeEqual(link.args.own_token, inbound.token)) {
       match = id;
     }
   }
@@ -229,7 +229,7 @@ absl::Status ShmTransport::OnPacket(Link& link, Step& step,
   }
   switch (link.step) {
     case Step::kDialled:
-      if (!EqualSecrets(bytes, link.args.own_token)) {
+      if (!ConstantTimeEqual(bytes, link.args.own_token)) {
         return absl::PermissionDeniedError("shm peer has another token");
       }
       link.args.own_token.clear();

@@ -12,8 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/check.h"
+#include "base/random.h"
 #include "base/status_macros.h"
-#include "kvtransfer/transfer_id.h"
 #include "kvtransfer/ucx/data_codec.h"
 #include "kvtransfer/ucx/ucx_context.h"
 
@@ -309,7 +309,7 @@ bool UcxTransport::State::HandleHellos(TransportEvents& to) {
     }
     Link& link = links.at(endpoint->link);
     if (link.up || !link.args.dial) continue;
-    if (EqualSecrets(link.args.own_token, hello.token)) {
+    if (ConstantTimeEqual(link.args.own_token, hello.token)) {
       link.up = true;
       link.args.own_token.clear();
       to.OnLinkUp(endpoint->link);
@@ -332,7 +332,7 @@ bool UcxTransport::State::MatchUnknown(TransportEvents& to) {
     for (const auto& [id, link] : links) {
       // Every candidate is compared, so that time tells nothing.
       if (!link.args.dial && link.endpoint == nullptr && !link.down &&
-          EqualSecrets(link.args.own_token, endpoint->token)) {
+          ConstantTimeEqual(link.args.own_token, endpoint->token)) {
         match = id;
       }
     }

@@ -303,7 +303,8 @@ void WorkerRegistry::FetchCard(const std::string& address, Site& site) {
 }
 
 void WorkerRegistry::PickModels(ClusterView& view) const {
-  view.models = view_.Get()->models;
+  const SnapshotRef<ClusterView> published = view_.Get();
+  view.models = published->models;
   const auto serves = [&](const std::shared_ptr<const ServedModel>& model) {
     return std::any_of(
         view.workers.begin(), view.workers.end(), [&](const WorkerView& w) {

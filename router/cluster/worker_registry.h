@@ -59,7 +59,7 @@ class WorkerRegistry {
   // Ends streams and threads; view() stays as it was. Idempotent.
   void Stop();
 
-  std::shared_ptr<const ClusterView> view() const { return view_.Get(); }
+  SnapshotRef<ClusterView> view() const { return view_.Get(); }
 
  private:
   // One address. Its worker may be replaced by another instance.

@@ -57,7 +57,7 @@ absl::StatusOr<uint64_t> Admission::Enter(AdmissionRequest request) {
     MutexLock lock(mu_);
     const std::string model = request.route.model;
     Line& line = lines_.try_emplace(model, options_.limits).first->second;
-    const std::shared_ptr<const ClusterView> view = options_.view();
+    const SnapshotRef<ClusterView> view = options_.view();
     DropCovered(*view);
     const int64_t begin_us = options_.clock->NowMicros();
     const RouteDecision decision = Choose(request.route, *view);
@@ -154,12 +154,23 @@ bool Admission::Leave(uint64_t id) {
 
 RouteDecision Admission::Choose(RouteRequest& route, const ClusterView& view) {
   route.spent = &spent_;
-  return options_.policy->Choose(route, view);
+  EjectedInstances ejected;
+  if (options_.ejections != nullptr) ejected = options_.ejections->Now();
+  route.ejected = &ejected;
+  const RouteDecision decision = options_.policy->Choose(route, view);
+  route.ejected = nullptr;
+  return decision;
 }
 
 Grant Admission::Take(const RouteRequest& route, const RouteDecision& decision,
-                      std::shared_ptr<const ClusterView> view) {
+                      SnapshotRef<ClusterView> view) {
   Grant grant{.decision = decision, .view = std::move(view)};
+  if (options_.ejections != nullptr) {
+    options_.ejections->OnChosen(decision.decode->instance);
+    if (decision.prefill != nullptr) {
+      options_.ejections->OnChosen(decision.prefill->instance);
+    }
+  }
   const bool alone = decision.prefill == nullptr;
   grant.decode_spend =
       Spent(*decision.decode, CreditsFor(route, *decision.decode, alone, true));
@@ -195,7 +206,7 @@ void Admission::Forget(uint64_t spend) {
 }
 
 void Admission::Settle(uint64_t spend) {
-  const std::shared_ptr<const ClusterView> view = options_.view();
+  const SnapshotRef<ClusterView> view = options_.view();
   MutexLock lock(mu_);
   auto it = spends_.find(spend);
   if (it == spends_.end() || it->second.settled) return;
@@ -229,15 +240,14 @@ void Admission::Pump() {
   {
     MutexLock lock(mu_);
     if (waiting_.empty()) return;
-    const std::shared_ptr<const ClusterView> view = options_.view();
+    const SnapshotRef<ClusterView> view = options_.view();
     DropCovered(*view);
     for (auto& [model, line] : lines_) PumpLine(line, view, calls);
   }
   for (const Call& call : calls) call();
 }
 
-void Admission::PumpLine(Line& line,
-                         const std::shared_ptr<const ClusterView>& view,
+void Admission::PumpLine(Line& line, const SnapshotRef<ClusterView>& view,
                          std::vector<Call>& calls) {
   while (const WaitEntry* entry = line.queue.Next()) {
     const uint64_t id = entry->id;

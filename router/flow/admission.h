@@ -12,6 +12,8 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/snapshot.h"
+#include "router/flow/ejection.h"
 #include "router/flow/wait_queue.h"
 #include "router/route/policy.h"
 
@@ -20,9 +22,9 @@ namespace sluice::router {
 // Permission to dispatch: where to, and the credits spent there, which the
 // holder gives back with Release().
 struct Grant {
-  RouteDecision decision;                   // points into `view`
-  std::shared_ptr<const ClusterView> view;  // keeps it alive
-  uint64_t decode_spend = 0;                // 0: none
+  RouteDecision decision;         // points into `view`
+  SnapshotRef<ClusterView> view;  // keeps it alive
+  uint64_t decode_spend = 0;      // 0: none
   uint64_t prefill_spend = 0;
   int64_t route_us = 0;  // what the choice took
 };
@@ -41,8 +43,9 @@ struct AdmissionRequest {
 
 struct AdmissionOptions {
   WaitLimits limits;
-  std::function<std::shared_ptr<const ClusterView>()> view;
+  std::function<SnapshotRef<ClusterView>()> view;
   const RoutePolicy* policy = nullptr;
+  Ejections* ejections = nullptr;  // null: nobody is ejected
   const Clock* clock = &SystemClock::Get();
   std::function<void(const std::string& model, absl::string_view reason)>
       on_rejection;
@@ -102,13 +105,12 @@ class Admission {
   RouteDecision Choose(RouteRequest& route, const ClusterView& view)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Grant Take(const RouteRequest& route, const RouteDecision& decision,
-             std::shared_ptr<const ClusterView> view)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+             SnapshotRef<ClusterView> view) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   uint64_t Spent(const WorkerView& worker, const SpentCredits& credits)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Forget(uint64_t spend) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void DropCovered(const ClusterView& view) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void PumpLine(Line& line, const std::shared_ptr<const ClusterView>& view,
+  void PumpLine(Line& line, const SnapshotRef<ClusterView>& view,
                 std::vector<Call>& calls) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void NoteGrant(Line& line) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckRoom(const AdmissionRequest& request, Line& line)

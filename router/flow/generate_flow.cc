@@ -15,6 +15,8 @@ namespace sluice::router {
 namespace {
 
 constexpr uint32_t kOrphanTtlMs = 1000;
+// One log probability with its token's text, in JSON, about.
+constexpr size_t kLogprobBytes = 96;
 // Blocks promised to a request beyond its prompt; the rest is found as it
 // grows.
 constexpr uint32_t kReserveTokensCap = 256;
@@ -91,6 +93,10 @@ void GenerateFlow::Handle(StartItem) {
 }
 
 absl::Status GenerateFlow::Begin() {
+  // A refused request is counted under its model too, if that exists.
+  if (auto known = services_.find_model(call_.request.model()); known.ok()) {
+    record_.model = (*known)->name();
+  }
   RETURN_IF_ERROR(call_.rejected);
   RETURN_IF_ERROR(CheckCall(call_));
   RETURN_IF_ERROR(services_.enroll(shared_from_this()));
@@ -174,7 +180,7 @@ void GenerateFlow::MakeRoute() {
   if (bypasses_cache) return;
   // Equal models mostly hash alike: once per kind of block.
   std::map<std::pair<std::string, uint32_t>, std::vector<uint64_t>> hashes;
-  const std::shared_ptr<const ClusterView> view = services_.view();
+  const SnapshotRef<ClusterView> view = services_.view();
   for (const WorkerView& worker : view->workers) {
     if (worker.block_tokens == 0 || worker.model != route_.model) continue;
     auto [it, added] =
@@ -311,7 +317,7 @@ void GenerateFlow::SubmitPrefill(const v1::Ticket& ticket) {
   prefill_ = Submit(*planned_prefill_, std::exchange(planned_prefill_spend_, 0),
                     std::move(request));
   planned_prefill_ = nullptr;
-  grant_view_ = nullptr;
+  grant_view_.reset();
 }
 
 // --- worker events
@@ -459,10 +465,12 @@ void GenerateFlow::TakeStep(absl::StatusOr<Answer::Step> step) {
         {{"request_id", request_id_},
          {"peer", decode_.instance},
          {"cause", step.status().message()}});
+    BlameWorker(decode_, "bad answer");
     End(absl::InternalError("a worker's answer could not be used"));
     return;
   }
   if (step->delta.has_value()) EmitDelta(*std::move(step->delta));
+  if (ended_) return;
   if (step->end.has_value()) listener_->OnChoiceEnd(*step->end);
   // A stop string that the router found ends the request without the worker.
   if (step->end.has_value() && answer_.all_ended() &&
@@ -471,8 +479,29 @@ void GenerateFlow::TakeStep(absl::StatusOr<Answer::Step> step) {
   }
 }
 
+// Of a surface that gathers: text, ids, and log probabilities as JSON.
+absl::Status GenerateFlow::CheckAnswerSize(const v1::TokenDelta& delta) {
+  if (call_.max_answer_bytes == 0) return absl::OkStatus();
+  answer_bytes_ +=
+      delta.text().size() +
+      sizeof(uint32_t) * static_cast<size_t>(delta.token_ids_size());
+  for (const v1::PositionLogprobs& position : delta.logprobs().positions()) {
+    answer_bytes_ +=
+        kLogprobBytes * (1 + static_cast<size_t>(position.top_size()));
+  }
+  if (answer_bytes_ <= call_.max_answer_bytes) return absl::OkStatus();
+  return WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                        "the answer is larger than ", call_.max_answer_bytes,
+                        " bytes; ask for a stream")),
+                    "ANSWER_TOO_LARGE");
+}
+
 void GenerateFlow::EmitDelta(v1::TokenDelta delta) {
   const int64_t now_us = NowUs();
+  if (absl::Status status = CheckAnswerSize(delta); !status.ok()) {
+    End(status);
+    return;
+  }
   if (record_.ttft_us < 0) {
     record_.ttft_us = now_us - call_.received_us;
     SetPhase(Phase::kDecode);

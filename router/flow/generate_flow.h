@@ -12,9 +12,11 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/snapshot.h"
 #include "router/flow/admission.h"
 #include "router/flow/answer.h"
 #include "router/flow/deadline.h"
+#include "router/flow/ejection.h"
 #include "router/flow/flow_metrics.h"
 #include "router/flow/prepare.h"
 #include "router/flow/request_flow.h"
@@ -39,13 +41,14 @@ struct FlowLimits {
 struct FlowServices {
   const Clock* clock = nullptr;
   Admission* admission = nullptr;
+  Ejections* ejections = nullptr;
   TimerQueue* timers = nullptr;
   FlowMetrics* metrics = nullptr;
   const PrefixIndex* index = nullptr;
   std::string router_id;
   std::string policy_name;
   FlowLimits limits;
-  std::function<std::shared_ptr<const ClusterView>()> view;
+  std::function<SnapshotRef<ClusterView>()> view;
   std::function<absl::StatusOr<std::shared_ptr<const ServedModel>>(
       absl::string_view)>
       find_model;
@@ -150,6 +153,7 @@ class GenerateFlow final : public Flow,
   void MaybeStart();
   void EmitStarted();
   void EmitDelta(v1::TokenDelta delta);
+  absl::Status CheckAnswerSize(const v1::TokenDelta& delta);
   bool BufferFull() const;
   void ResumeReading();
   // Ends.
@@ -168,6 +172,7 @@ class GenerateFlow final : public Flow,
   void MaybeRetire();
   void SetPhase(std::optional<Phase> phase);
   void CountAttempt(const Attempt& attempt, AttemptOutcome outcome);
+  void BlameWorker(const Attempt& attempt, absl::string_view cause);
   int64_t NowUs() const { return services_.clock->NowMicros(); }
 
   const FlowServices& services_;
@@ -192,7 +197,7 @@ class GenerateFlow final : public Flow,
   Attempt decode_;               // also of both phases
   Attempt prefill_;
   // The view that holds the worker of the next prefill, and its place there.
-  std::shared_ptr<const ClusterView> grant_view_;
+  SnapshotRef<ClusterView> grant_view_;
   const WorkerView* planned_prefill_ = nullptr;
   uint64_t planned_prefill_spend_ = 0;
   uint32_t num_open_streams_ = 0;
@@ -217,6 +222,7 @@ class GenerateFlow final : public Flow,
   bool counted_slow_ = false;
   int64_t reader_progress_us_ = 0;
   uint64_t replay_bytes_ = 0;
+  uint64_t answer_bytes_ = 0;  // counted only against max_answer_bytes
   v1::Timing worker_timing_;
 };
 

@@ -22,6 +22,13 @@ bool IsTransportFailure(const absl::Status& status) {
          status.code() == absl::StatusCode::kUnknown;
 }
 
+// Neither the request nor the load explains it.
+bool IsWorkersFault(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kInternal ||
+         status.code() == absl::StatusCode::kUnknown ||
+         status.code() == absl::StatusCode::kDataLoss;
+}
+
 }  // namespace
 
 // --- ends of streams
@@ -54,6 +61,7 @@ void GenerateFlow::HandleDecodeEnd(const absl::Status& status) {
     End(absl::OkStatus());
   } else {
     CountAttempt(decode_, AttemptOutcome::kFailed);
+    BlameWorker(decode_, "early end");
     End(absl::InternalError("a worker ended its answer early"));
   }
 }
@@ -99,6 +107,7 @@ void GenerateFlow::FailAttempt(const Attempt& failed,
   CountAttempt(attempt, transport ? AttemptOutcome::kReset
                         : refused ? AttemptOutcome::kRefused
                                   : AttemptOutcome::kFailed);
+  if (!transport && IsWorkersFault(status)) BlameWorker(attempt, "error");
   if (!MayRetry(attempt, status)) {
     End(FinalStatus(attempt, status));
     return;
@@ -108,7 +117,7 @@ void GenerateFlow::FailAttempt(const Attempt& failed,
   Abandon(prefill_, "replaced", AttemptOutcome::kCancelled);
   services_.admission->Release(std::exchange(planned_prefill_spend_, 0));
   planned_prefill_ = nullptr;
-  grant_view_ = nullptr;
+  grant_view_.reset();
   prompt_admitted_ = false;
   have_prompt_logprobs_ = false;
   prefill_done_ = false;
@@ -313,6 +322,26 @@ void GenerateFlow::SetPhase(std::optional<Phase> phase) {
 void GenerateFlow::CountAttempt(const Attempt& attempt,
                                 AttemptOutcome outcome) {
   services_.metrics->OnAttempt(attempt.role, outcome);
+  switch (outcome) {
+    case AttemptOutcome::kOk:
+      services_.ejections->OnSuccess(attempt.instance, attempt.generation);
+      break;
+    case AttemptOutcome::kReset:
+      BlameWorker(attempt, "reset");
+      break;
+    case AttemptOutcome::kSilent:
+      BlameWorker(attempt, "silent");
+      break;
+    case AttemptOutcome::kCancelled:
+    case AttemptOutcome::kRefused:
+    case AttemptOutcome::kFailed:  // whose fault, the status says
+      break;
+  }
+}
+
+void GenerateFlow::BlameWorker(const Attempt& attempt,
+                               absl::string_view cause) {
+  services_.ejections->OnFailure(attempt.instance, attempt.generation, cause);
 }
 
 }  // namespace sluice::router

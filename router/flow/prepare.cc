@@ -21,6 +21,10 @@ constexpr size_t kMaxLabels = 16;
 constexpr size_t kMaxLabelBytes = 64;
 constexpr size_t kMaxHintBytes = 256;
 constexpr size_t kMaxAvoided = 64;
+// At most, per log probability and per position.
+constexpr uint64_t kJsonLogprobBytes = 96;
+constexpr uint64_t kProtoLogprobBytes = 13;
+constexpr uint64_t kProtoPositionBytes = 4;
 
 absl::Status Blame(absl::string_view field, absl::Status status) {
   status.SetPayload(kFieldPayload, absl::Cord(field));
@@ -225,6 +229,30 @@ absl::Status FitContext(const ServedModel& model, size_t prompt_tokens,
   return absl::OkStatus();
 }
 
+// They come as one piece before the first token. Refused before the prompt is
+// computed, not after.
+absl::Status CheckPromptLogprobs(const GenerateCall& call, size_t prompt_tokens,
+                                 const v1::SamplingParams& sampling) {
+  if (!sampling.has_prompt_logprobs() || call.max_prompt_logprobs_bytes == 0) {
+    return absl::OkStatus();
+  }
+  // OpenAI answers repeat them in each choice, as JSON.
+  const bool json = call.surface == Surface::kOpenAi;
+  const uint64_t copies = json && sampling.has_n() ? sampling.n() : 1;
+  const uint64_t entries =
+      prompt_tokens * (static_cast<uint64_t>(sampling.prompt_logprobs()) + 1);
+  const uint64_t bytes =
+      copies * (json ? kJsonLogprobBytes * entries
+                     : kProtoLogprobBytes * entries +
+                           kProtoPositionBytes * prompt_tokens);
+  if (bytes <= call.max_prompt_logprobs_bytes) return absl::OkStatus();
+  return Blame("prompt_logprobs",
+               absl::InvalidArgumentError(absl::StrCat(
+                   "prompt_logprobs of ", prompt_tokens,
+                   " prompt tokens would take about ", bytes, " bytes, limit ",
+                   call.max_prompt_logprobs_bytes)));
+}
+
 void FillDefaults(const GenerationDefaults& defaults,
                   v1::SamplingParams& sampling) {
   if (!sampling.has_temperature()) {
@@ -320,6 +348,7 @@ absl::StatusOr<PreparedRequest> Prepare(
                                "prompt must hold at least one token"));
   }
   RETURN_IF_ERROR(FitContext(*model, prompt.ids.size(), sampling));
+  RETURN_IF_ERROR(CheckPromptLogprobs(call, prompt.ids.size(), sampling));
   FillDefaults(model->defaults(), sampling);
   PreparedRequest prepared;
   prepared.text = TextOptionsFor(sampling, *model);

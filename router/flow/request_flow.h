@@ -37,6 +37,13 @@ struct GenerateCall {
   std::optional<bool> add_special_tokens;
   bool add_generation_prompt = true;    // chat input
   bool continue_final_message = false;  // chat input
+  // Not 0: the surface keeps the answer until its end, so the flow ends
+  // RESOURCE_EXHAUSTED, reason ANSWER_TOO_LARGE, when it has grown past about
+  // this many bytes.
+  uint64_t max_answer_bytes = 0;
+  // Upper bound of the prompt's log probabilities in bytes as this surface
+  // sends them, all copies together; over it kInvalidArgument. 0: none.
+  uint64_t max_prompt_logprobs_bytes = 0;
   // Labels for the log only.
   std::string client_request_id;  // X-Request-Id, if valid
   std::string trace_id;           // 32 hex digits of traceparent
@@ -104,7 +111,8 @@ class Flow {
 
 struct ModelStatus {
   std::shared_ptr<const ServedModel> model;
-  bool ready = false;  // an admissible path exists
+  // An admissible path exists: a MIXED worker, or a linked pair.
+  bool ready = false;
 };
 
 struct Readiness {

@@ -18,12 +18,14 @@ RequestRouter::RequestRouter(RouterOptions options)
     : options_(std::move(options)),
       metrics_(*options_.metrics),
       timers_(*options_.clock),
+      ejections_(*options_.clock),
       registry_(
           std::make_unique<WorkerRegistry>(WithCallbacks(options_.registry))) {
   admission_ = std::make_unique<Admission>(AdmissionOptions{
       .limits = options_.queue,
       .view = [this] { return registry_->view(); },
       .policy = options_.policy.get(),
+      .ejections = &ejections_,
       .clock = options_.clock,
       .on_rejection =
           [this](const std::string& model, absl::string_view reason) {
@@ -32,6 +34,7 @@ RequestRouter::RequestRouter(RouterOptions options)
   services_ = {
       .clock = options_.clock,
       .admission = admission_.get(),
+      .ejections = &ejections_,
       .timers = &timers_,
       .metrics = &metrics_,
       .index = &index_,
@@ -176,7 +179,7 @@ size_t RequestRouter::num_live_flows() const {
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> RequestRouter::FindModel(
     absl::string_view name) const {
-  const std::shared_ptr<const ClusterView> view = registry_->view();
+  const SnapshotRef<ClusterView> view = registry_->view();
   if (view->models.empty()) {
     return WithRetry(
         WithReason(absl::UnavailableError("no worker is known yet"), "NO_PATH"),
@@ -203,11 +206,14 @@ bool RequestRouter::HasPath(const ServedModel& model,
                                .prompt_tokens = 1,
                                .reserve_tokens = 1},
                               view);
-  return decision.outcome != RouteDecision::Outcome::kNoPath;
+  // A decode worker without a prefill worker serves what comes, but a cluster
+  // that has lost its prefill workers is not ready for more.
+  return decision.outcome != RouteDecision::Outcome::kNoPath &&
+         decision.reason != RouteReason::kFallbackLocal;
 }
 
 std::vector<ModelStatus> RequestRouter::ListModels() const {
-  const std::shared_ptr<const ClusterView> view = registry_->view();
+  const SnapshotRef<ClusterView> view = registry_->view();
   std::vector<ModelStatus> models;
   for (const auto& [name, model] : view->models) {
     models.push_back({.model = model, .ready = HasPath(*model, *view)});

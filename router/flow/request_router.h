@@ -11,9 +11,11 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
+#include "base/snapshot.h"
 #include "router/cluster/worker_registry.h"
 #include "router/flow/admission.h"
 #include "router/flow/deadline.h"
+#include "router/flow/ejection.h"
 #include "router/flow/flow_metrics.h"
 #include "router/flow/generate_flow.h"
 #include "router/flow/request_flow.h"
@@ -57,7 +59,7 @@ class RequestRouter final : public Router {
   Readiness GetReadiness() const override;
 
   size_t num_live_flows() const;
-  std::shared_ptr<const ClusterView> view() const { return registry_->view(); }
+  SnapshotRef<ClusterView> view() const { return registry_->view(); }
   const PrefixIndex& prefix_index() const { return index_; }
   Admission& admission() { return *admission_; }
   FlowMetrics& metrics() { return metrics_; }
@@ -74,6 +76,7 @@ class RequestRouter final : public Router {
   PrefixIndex index_;
   FlowMetrics metrics_;
   TimerQueue timers_;
+  Ejections ejections_;
   std::unique_ptr<WorkerRegistry> registry_;
   std::unique_ptr<Admission> admission_;
   FlowServices services_;

@@ -86,9 +86,30 @@ double DecodeCost(const RouteRequest& request, const WorkerView& worker) {
   return kTokensPerSequence * seqs + kTokensPerFullPool * usage;
 }
 
+bool IsOut(const RouteRequest& request, const WorkerView& worker) {
+  if (request.ejected == nullptr) return false;
+  const auto it = request.ejected->find(worker.instance);
+  return it != request.ejected->end() && it->second == worker.generation;
+}
+
+// Of the ejected, those whose role and model others can fill.
+EjectedInstances Dispensable(const RouteRequest& request,
+                             const ClusterView& view) {
+  EjectedInstances out;
+  for (const WorkerView& worker : view.workers) {
+    if (!IsOut(request, worker)) continue;
+    const bool others = absl::c_any_of(view.workers, [&](const WorkerView& w) {
+      return w.role == worker.role && w.model == worker.model && w.Usable() &&
+             !IsOut(request, w);
+    });
+    if (others) out.emplace(worker.instance, worker.generation);
+  }
+  return out;
+}
+
 bool TakesPart(const RouteRequest& request, const Path& path) {
   const auto fits = [&](const WorkerView* w) {
-    return w == nullptr || (w->model == request.model &&
+    return w == nullptr || (w->model == request.model && !IsOut(request, *w) &&
                             (request.model_digest.empty() ||
                              w->model_digest == request.model_digest) &&
                             !absl::c_linear_search(request.avoid, w->instance));
@@ -222,10 +243,11 @@ double QueuedTokens(const RouteRequest& request, const WorkerView& worker) {
                              SpentOn(request, worker).prefill_tokens);
 }
 
-RouteDecision ChoosePlacement(const RouteRequest& request,
-                              const ClusterView& view,
-                              const PolicyOptions& options,
-                              const PromptCost& prompt_cost) {
+namespace {
+
+RouteDecision Place(const RouteRequest& request, const ClusterView& view,
+                    const PolicyOptions& options,
+                    const PromptCost& prompt_cost) {
   std::vector<Path> mixed;
   std::vector<Path> pairs;
   if (request.placement != Placement::kDisaggregated) {
@@ -250,6 +272,25 @@ RouteDecision ChoosePlacement(const RouteRequest& request,
     }
   }
   return {};
+}
+
+}  // namespace
+
+RouteDecision ChoosePlacement(const RouteRequest& request,
+                              const ClusterView& view,
+                              const PolicyOptions& options,
+                              const PromptCost& prompt_cost) {
+  if (request.ejected == nullptr || request.ejected->empty()) {
+    return Place(request, view, options, prompt_cost);
+  }
+  RouteRequest copy = request;
+  const EjectedInstances ejected = Dispensable(request, view);
+  copy.ejected = &ejected;
+  const RouteDecision decision = Place(copy, view, options, prompt_cost);
+  if (decision.outcome != RouteDecision::Outcome::kNoPath) return decision;
+  // Better one that may fail than none.
+  copy.ejected = nullptr;
+  return Place(copy, view, options, prompt_cost);
 }
 
 }  // namespace sluice::router

@@ -24,6 +24,9 @@ struct SpentCredits {
 };
 using SpentByInstance = absl::flat_hash_map<std::string, SpentCredits>;
 
+// Processes that fail too often to be chosen: instance and generation.
+using EjectedInstances = absl::flat_hash_map<std::string, uint64_t>;
+
 // Everything a choice depends on besides the cluster.
 struct RouteRequest {
   std::string model;         // served name
@@ -39,6 +42,8 @@ struct RouteRequest {
   // Prompt tokens in a worker's prefix cache, by instance; absent: 0.
   absl::flat_hash_map<std::string, uint32_t> cached_tokens;
   const SpentByInstance* spent = nullptr;  // null: none
+  // Not chosen, unless the last usable one of its role. Null: none.
+  const EjectedInstances* ejected = nullptr;
 };
 
 enum class RouteReason {

@@ -10,22 +10,26 @@ namespace {
 
 // A streamed message stays below 3 MiB: clients take 4 by default.
 constexpr size_t kSplitBytes = 2u << 20;
+constexpr uint64_t kMaxStartedBytes = 3u << 20;
+// What one call with final_only may gather.
+constexpr uint64_t kMaxGatheredBytes = 64u << 20;
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateEvent>* GenerateReactor::Start(
-    Router& router, grpc::CallbackServerContext* context,
-    const v1::GenerateRequest& request) {
+GenerateReactor* GenerateReactor::Make(Router& router,
+                                       grpc::CallbackServerContext* context,
+                                       const v1::GenerateRequest& request) {
   GenerateCall call;
   call.request = request;
   call.surface = Surface::kNative;
   call.stream = !request.final_only();
+  call.max_prompt_logprobs_bytes = kMaxStartedBytes;
+  if (request.final_only()) call.max_answer_bytes = kMaxGatheredBytes;
   call.rejected = ReadMetadata(*context, call);
   auto self = std::make_shared<GenerateReactor>(context, call.request);
   self->self_ = self;
   self->flow_ = router.NewFlow(std::move(call), self);
   context->AddInitialMetadata("x-sluice-request-id", self->flow_->request_id());
-  self->flow_->Start();
   return self.get();
 }
 

@@ -24,9 +24,11 @@ class GenerateReactor final
     : public grpc::ServerWriteReactor<v1::GenerateEvent>,
       public FlowListener {
  public:
-  static grpc::ServerWriteReactor<v1::GenerateEvent>* Start(
-      Router& router, grpc::CallbackServerContext* context,
-      const v1::GenerateRequest& request);
+  // The caller starts flow(), on a thread that may take its time.
+  static GenerateReactor* Make(Router& router,
+                               grpc::CallbackServerContext* context,
+                               const v1::GenerateRequest& request);
+  const std::shared_ptr<Flow>& flow() const { return flow_; }
 
   GenerateReactor(grpc::CallbackServerContext* context,
                   const v1::GenerateRequest& request)

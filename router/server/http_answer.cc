@@ -7,6 +7,28 @@
 #include "base/clock.h"
 
 namespace sluice::router {
+namespace {
+
+// What a list of prompts may hold back of its admitted ones. Far below the
+// bounds at which a flow stops reading its worker.
+constexpr size_t kMaxHeldBytes = 64 << 10;
+constexpr uint32_t kMaxHeldDeltas = 256;
+
+// Takes the inputs out of `request`, but for what answers show.
+std::vector<GenerateCall> TakeCalls(OpenAiRequest& request) {
+  std::vector<GenerateCall> calls = std::move(request.calls);
+  request.calls.clear();
+  for (const GenerateCall& call : calls) {
+    GenerateCall& rest = request.calls.emplace_back();
+    *rest.request.mutable_sampling() = call.request.sampling();
+    if (request.echo && call.request.has_text()) {
+      rest.request.set_text(call.request.text());
+    }
+  }
+  return calls;
+}
+
+}  // namespace
 
 // One flow's events, moved to the answer's executor.
 class HttpAnswer::Listener final : public FlowListener {
@@ -16,12 +38,16 @@ class HttpAnswer::Listener final : public FlowListener {
 
   void OnStarted(const StartedEvent& event) override {
     // The ids live as long as the flow; the copy may outlive it.
-    auto ids = std::make_shared<std::vector<uint32_t>>();
-    if (event.prompt_ids != nullptr) *ids = *event.prompt_ids;
-    answer_->post_([answer = answer_, prompt = prompt_, event, ids] {
-      StartedEvent copy = event;
-      copy.prompt_ids = ids.get();
-      answer->OnStarted(prompt, copy);
+    struct Copy {
+      StartedEvent event;
+      std::vector<uint32_t> ids;
+    };
+    auto copy = std::make_shared<Copy>();
+    copy->event = event;
+    if (event.prompt_ids != nullptr) copy->ids = *event.prompt_ids;
+    copy->event.prompt_ids = &copy->ids;
+    answer_->post_([answer = answer_, prompt = prompt_, copy] {
+      answer->OnStarted(prompt, copy->event);
     });
   }
   void OnDelta(v1::TokenDelta delta) override {
@@ -46,29 +72,40 @@ class HttpAnswer::Listener final : public FlowListener {
   const size_t prompt_;
 };
 
-HttpAnswer::HttpAnswer(const HttpRequest& request, OpenAiRequest generate,
-                       Router& router, Post post,
+HttpAnswer::HttpAnswer(OpenAiRequest generate, Post post,
                        std::shared_ptr<AnswerSink> sink)
     : generate_(std::move(generate)),
-      router_(router),
       post_(std::move(post)),
       sink_(std::move(sink)),
-      request_id_(RequestIdFor(request, "")) {}
+      held_deltas_(generate_.calls.size()) {}
+
+std::shared_ptr<HttpAnswer> HttpAnswer::Make(OpenAiRequest generate,
+                                             std::string client_request_id,
+                                             Router& router, Post post,
+                                             std::shared_ptr<AnswerSink> sink) {
+  std::vector<GenerateCall> calls = TakeCalls(generate);
+  std::shared_ptr<HttpAnswer> answer(
+      new HttpAnswer(std::move(generate), std::move(post), std::move(sink)));
+  for (size_t prompt = 0; prompt < calls.size(); ++prompt) {
+    answer->flows_.push_back(router.NewFlow(
+        std::move(calls[prompt]), std::make_shared<Listener>(answer, prompt)));
+  }
+  answer->to_start_ = answer->flows_;
+  const std::string& ours = answer->flows_[0]->request_id();
+  answer->request_id_ =
+      client_request_id.empty() ? ours : std::move(client_request_id);
+  answer->answer_ = std::make_unique<OpenAiAnswer>(
+      answer->generate_,
+      absl::StrCat(answer->generate_.chat ? "chatcmpl-" : "cmpl-", ours),
+      SystemClock::Get().UnixMicros() / 1'000'000);
+  return answer;
+}
 
 void HttpAnswer::Start() {
-  for (size_t prompt = 0; prompt < generate_.calls.size(); ++prompt) {
-    flows_.push_back(router_.NewFlow(
-        generate_.calls[prompt],
-        std::make_shared<Listener>(shared_from_this(), prompt)));
-  }
-  const std::string& ours = flows_[0]->request_id();
-  if (request_id_.empty()) request_id_ = ours;
-  answer_ = std::make_unique<OpenAiAnswer>(
-      generate_, absl::StrCat(generate_.chat ? "chatcmpl-" : "cmpl-", ours),
-      SystemClock::Get().UnixMicros() / 1'000'000);
-  // A flow may end while another starts: start from a copy.
-  const std::vector<std::shared_ptr<Flow>> flows = flows_;
-  for (const std::shared_ptr<Flow>& flow : flows) flow->Start();
+  for (const std::shared_ptr<Flow>& flow : to_start_) flow->Start();
+  to_start_.clear();
+  // After what the flows have posted by now.
+  post_([self = shared_from_this()] { self->OnAccepted(); });
 }
 
 void HttpAnswer::Abandon() {
@@ -95,18 +132,43 @@ std::vector<std::pair<std::string, std::string>> HttpAnswer::ReplyHeaders()
   return headers;
 }
 
+void HttpAnswer::OnAccepted() {
+  accepted_ = true;
+  MaybeBegin();
+}
+
+void HttpAnswer::MaybeBegin() {
+  if (sink_ == nullptr || !generate_.stream || streaming_) return;
+  uint32_t held_deltas = 0;
+  for (const uint32_t deltas : held_deltas_) held_deltas += deltas;
+  const bool waited_enough = answer_->any_ended() ||
+                             held_.size() >= kMaxHeldBytes ||
+                             held_deltas >= kMaxHeldDeltas;
+  const bool all_started = num_started_ == flows_.size();
+  if (!accepted_ || !(all_started || waited_enough)) return;
+  streaming_ = true;
+  sink_->BeginStream(ReplyHeaders());
+  if (held_.empty()) return;
+  const std::string events = std::exchange(held_, "");
+  sink_->SendEvents(events, [self = shared_from_this()] {
+    for (size_t prompt = 0; prompt < self->held_deltas_.size(); ++prompt) {
+      self->Acknowledge(prompt, std::exchange(self->held_deltas_[prompt], 0));
+    }
+  });
+}
+
 void HttpAnswer::OnStarted(size_t prompt, const StartedEvent& event) {
   if (sink_ == nullptr) return;
-  if (generate_.stream && !streaming_) {
-    streaming_ = true;
-    sink_->BeginStream(ReplyHeaders());
-  }
+  ++num_started_;
+  // Begins with this event among what was held.
   Send(answer_->OnStarted(prompt, event), prompt, 0);
+  MaybeBegin();
 }
 
 void HttpAnswer::OnDelta(size_t prompt, const v1::TokenDelta& delta) {
   if (sink_ == nullptr) return;
   Send(answer_->OnDelta(prompt, delta), prompt, 1);
+  MaybeBegin();
 }
 
 void HttpAnswer::OnChoiceEnd(size_t prompt, const v1::ChoiceEnd& end) {
@@ -121,7 +183,17 @@ void HttpAnswer::OnEnd(size_t prompt, const EndEvent& end) {
     return;
   }
   Send(answer_->OnEnd(prompt, end), prompt, 0);
-  if (!answer_->all_ended()) return;
+  if (answer_->all_ended()) {
+    Finish();
+  } else {
+    MaybeBegin();
+  }
+}
+
+void HttpAnswer::Finish() {
+  // Nothing is left that could be refused.
+  accepted_ = true;
+  MaybeBegin();
   const std::shared_ptr<AnswerSink> sink = std::move(sink_);
   sink_ = nullptr;
   flows_.clear();
@@ -131,27 +203,30 @@ void HttpAnswer::OnEnd(size_t prompt, const EndEvent& end) {
     return;
   }
   HttpReply reply;
-  reply.body = answer_->Body();
+  reply.body = answer_->TakeBody();
   reply.headers = ReplyHeaders();
   sink->SendReply(std::move(reply));
 }
 
-void HttpAnswer::Send(const std::vector<std::string>& events, size_t prompt,
+void HttpAnswer::Acknowledge(size_t prompt, uint32_t num_deltas) {
+  if (num_deltas == 0 || prompt >= flows_.size()) return;
+  flows_[prompt]->Acknowledge(num_deltas);
+}
+
+void HttpAnswer::Send(absl::string_view events, size_t prompt,
                       uint32_t num_deltas) {
-  const std::shared_ptr<Flow> flow =
-      prompt < flows_.size() ? flows_[prompt] : nullptr;
-  const auto acknowledge = [flow, num_deltas] {
-    if (flow != nullptr && num_deltas > 0) flow->Acknowledge(num_deltas);
-  };
-  if (events.empty() || !streaming_) {
-    acknowledge();
-    return;
+  if (events.empty()) {
+    Acknowledge(prompt, num_deltas);
+  } else if (!streaming_) {
+    absl::StrAppend(&held_, events);
+    held_deltas_[prompt] += num_deltas;
+  } else if (num_deltas == 0) {
+    sink_->SendEvents(events, nullptr);
+  } else {
+    sink_->SendEvents(events, [self = shared_from_this(), prompt, num_deltas] {
+      self->Acknowledge(prompt, num_deltas);
+    });
   }
-  std::string bytes;
-  for (const std::string& event : events) {
-    absl::StrAppend(&bytes, "data: ", event, "\n\n");
-  }
-  sink_->SendEvents(std::move(bytes), acknowledge);
 }
 
 void HttpAnswer::Fail(const HttpError& error) {

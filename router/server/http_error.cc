@@ -13,6 +13,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr size_t kMaxMessageBytes = 1024;
+constexpr size_t kMaxParamBytes = 256;
+
 struct Row {
   absl::StatusCode code;
   int http;
@@ -49,11 +52,13 @@ std::string BodyName(const std::string& field) {
 }  // namespace
 
 std::string HttpError::Json() const {
-  const nlohmann::ordered_json body = {{"error",
-                                        {{"message", message},
-                                         {"type", type},
-                                         {"param", StringOrNull(param)},
-                                         {"code", StringOrNull(code)}}}};
+  // What a client sent may be quoted, but not sent back in full.
+  const nlohmann::ordered_json body = {
+      {"error",
+       {{"message", message.substr(0, kMaxMessageBytes)},
+        {"type", type},
+        {"param", StringOrNull(param.substr(0, kMaxParamBytes))},
+        {"code", StringOrNull(code)}}}};
   return body.dump(-1, ' ', false,
                    nlohmann::ordered_json::error_handler_t::replace);
 }
@@ -91,6 +96,27 @@ HttpError ToHttpError(const absl::Status& status, const std::string& param) {
     error.code = "model_not_found";
   }
   return error;
+}
+
+absl::Status StatusOf(const HttpError& error) {
+  const std::string message = error.message.substr(0, kMaxMessageBytes);
+  switch (error.status) {
+    case 404:
+      return absl::NotFoundError(message);
+    case 408:
+      return absl::DeadlineExceededError(message);
+    case 413:
+      return absl::ResourceExhaustedError(message);
+    case 500:
+      return absl::InternalError(message);
+    default:
+      break;
+  }
+  if (error.code == "unsupported_parameter") {
+    return WithReason(absl::UnimplementedError(message),
+                      "UNSUPPORTED_PARAMETER");
+  }
+  return absl::InvalidArgumentError(message);
 }
 
 }  // namespace sluice::router

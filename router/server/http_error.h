@@ -32,6 +32,10 @@ HttpError BadRequest(std::string message, std::string param = "",
 HttpError ToHttpError(const absl::Status& status,
                       const std::string& param = "");
 
+// The status that tells logs and metrics of a request refused with `error`
+// before any flow saw it.
+absl::Status StatusOf(const HttpError& error);
+
 }  // namespace sluice::router
 
 #endif  // ROUTER_SERVER_HTTP_ERROR_H_

@@ -1,9 +1,11 @@
 #include "router/server/http_gateway.h"
 
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -39,6 +41,8 @@ struct HttpGateway::Server : std::enable_shared_from_this<Server> {
   bool stopped ABSL_GUARDED_BY(mu) = false;
   absl::flat_hash_map<HttpConnection*, std::shared_ptr<HttpConnection>> open
       ABSL_GUARDED_BY(mu);
+  std::unique_ptr<ComputePool> compute;
+  std::optional<net::executor_work_guard<net::io_context::executor_type>> work;
   std::vector<std::jthread> threads;
 
   absl::Status Listen(const std::string& wanted);
@@ -145,11 +149,21 @@ absl::StatusOr<std::unique_ptr<HttpGateway>> HttpGateway::Start(
            .With({"openai"});
   server->shared->bad_input = &metrics.AddCounterFamily(
       "sluice_router_bad_input_total",
-      "Requests that were refused as malformed.", {"surface", "reason"});
+      "Requests refused because of what they say.", {"surface", "reason"});
+  server->shared->bad_input->CreateAll(
+      {{"openai"},
+       {"body_limit", "header_limit", "malformed", "request", "target_limit",
+        "timeout"}});
   if (absl::Status status = server->Listen(options.address); !status.ok()) {
     return status;
   }
   const int threads = options.threads;
+  server->compute = std::make_unique<ComputePool>(options.compute_threads,
+                                                  options.compute_threads);
+  server->shared->compute = server->compute.get();
+  // What is computed is answered on `io`.
+  server->work.emplace(server->io->get_executor());
+  options.routes.max_body_bytes = options.max_body_bytes;
   server->shared->options = std::move(options);
   server->Accept();
   for (int i = 0; i < threads; ++i) {
@@ -164,6 +178,8 @@ HttpGateway::HttpGateway(std::shared_ptr<Server> server)
 
 HttpGateway::~HttpGateway() {
   server_->Stop();
+  server_->compute->Stop();
+  server_->work.reset();
   // run() returns when every handler has run: all connections are closed.
   server_->threads.clear();
 }

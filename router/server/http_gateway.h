@@ -22,12 +22,14 @@ struct HttpGatewayOptions {
   uint32_t idle_timeout_ms = 120'000;       // between requests
   uint32_t keep_alive_comment_ms = 15'000;  // of silence in a stream
   uint32_t write_stall_ms = 60'000;  // a client that takes nothing is ended
-  int threads = 2;
+  int threads = 2;                   // for sockets
+  int compute_threads = 2;  // for parsing and tokenising, per size of body
   HttpRouteOptions routes;
 };
 
 // The OpenAI-style API over HTTP/1.1: connections, framing, streams. Owns its
-// I/O threads. A client that goes away cancels what it asked for.
+// I/O threads, and others for what large bodies take. A client that goes away
+// cancels what it asked for.
 class HttpGateway {
  public:
   // kUnavailable when the address cannot be bound, kInvalidArgument when it

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -15,6 +16,7 @@
 #include "router/flow/chat_messages.h"
 #include "router/flow/prepare.h"
 #include "router/server/call_metadata.h"
+#include "router/server/gzip_body.h"
 #include "router/server/openai_body.h"
 
 namespace sluice::router {
@@ -101,22 +103,33 @@ HttpReply CancelRequest(Router& router, absl::string_view id) {
 }
 
 // The body as a JSON object, by the rules of section 3.2.
-Json ParseBody(const HttpRequest& request, std::optional<HttpError>& error) {
+Json ParseBody(const HttpRequest& request, uint64_t max_body_bytes,
+               std::optional<HttpError>& error) {
   const std::string type =
       absl::AsciiStrToLower(request.Header("content-type"));
   const std::string encoding =
       absl::AsciiStrToLower(request.Header("content-encoding"));
   const bool json_type = absl::StripAsciiWhitespace(type.substr(
                              0, type.find(';'))) == "application/json";
-  if (!json_type || (!encoding.empty() && encoding != "identity")) {
+  const bool gzip = encoding == "gzip" || encoding == "x-gzip";
+  if (!json_type || (!gzip && !encoding.empty() && encoding != "identity")) {
     error = BadRequest(
-        absl::StrCat("body must be application/json without encoding, got ",
+        absl::StrCat("body must be application/json, plain or gzip, got ",
                      type.empty() ? "no type" : type,
                      encoding.empty() ? "" : ", ", encoding));
     error->status = 415;
     return {};
   }
-  absl::StatusOr<Json> json = ParseStrictOrderedJson(request.body);
+  absl::StatusOr<std::string> unpacked;
+  if (gzip) {
+    unpacked = Gunzip(request.body, max_body_bytes);
+    if (!unpacked.ok()) {
+      error = ToHttpError(unpacked.status());
+      return {};
+    }
+  }
+  absl::StatusOr<Json> json =
+      ParseStrictOrderedJson(gzip ? *unpacked : request.body);
   if (!json.ok()) {
     error = BadRequest(absl::StrCat("body: ", json.status().message()));
     return {};
@@ -203,12 +216,13 @@ HttpReply Detokenize(const Json& json, Router& router) {
     body.Fail(BadRequest("tokens must be a list of token ids", "tokens"));
   } else {
     for (const Json& id : *tokens) {
-      if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      const std::optional<uint32_t> token = TokenIdOf(id);
+      if (!token.has_value()) {
         body.Fail(BadRequest(
             absl::StrCat("token ", id.dump(), " is not a token id"), "tokens"));
         break;
       }
-      ids.push_back(id.get<uint32_t>());
+      ids.push_back(*token);
     }
   }
   body.Finish({}, nullptr);
@@ -237,8 +251,34 @@ RouteResult Generate(const HttpRequest& request, const Json& json,
     }
   }
   if (request.Header("x-sluice-timing") == "1") result.generate.timing = true;
-  if (error.has_value()) result.reply = ErrorReply(*error);
+  if (error.has_value()) {
+    result.reply = ErrorReply(*error);
+    result.refused = RefusedCall(request, result.generate, *error);
+  }
   return result;
+}
+
+// What %XX stands for; nullopt: a broken escape.
+std::optional<std::string> PercentDecoded(absl::string_view text) {
+  std::string out;
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (text[at] != '%') {
+      out += text[at];
+      continue;
+    }
+    const absl::string_view digits = text.substr(at + 1, 2);
+    if (digits.size() != 2 || !absl::ascii_isxdigit(digits[0]) ||
+        !absl::ascii_isxdigit(digits[1])) {
+      return std::nullopt;
+    }
+    out += absl::HexStringToBytes(digits);
+    at += 2;
+  }
+  return out;
+}
+
+HttpReply BadEscape(absl::string_view path) {
+  return ErrorReply(BadRequest(absl::StrCat("broken %-escape in ", path)));
 }
 
 struct Route {
@@ -283,6 +323,26 @@ HttpReply RouteGet(const HttpRequest& request, Router& router,
 
 }  // namespace
 
+bool IsGeneration(absl::string_view path) {
+  return path == "/v1/chat/completions" || path == "/v1/completions";
+}
+
+GenerateCall RefusedCall(const HttpRequest& request,
+                         const OpenAiRequest& parsed, const HttpError& error) {
+  GenerateCall call;
+  call.request.set_model(parsed.model);
+  call.surface = Surface::kOpenAi;
+  call.stream = parsed.stream;
+  call.received_us = request.received_us;
+  call.client_request_id = RequestIdFor(request, "");
+  if (!parsed.calls.empty()) {
+    call.user_hash = parsed.calls[0].user_hash;
+    call.trace_id = parsed.calls[0].trace_id;
+  }
+  call.rejected = StatusOf(error);
+  return call;
+}
+
 RouteResult RouteHttp(const HttpRequest& request, Router& router,
                       const HttpRouteOptions& options) {
   const bool read = request.method == "GET" || request.method == "HEAD";
@@ -291,13 +351,17 @@ RouteResult RouteHttp(const HttpRequest& request, Router& router,
   const absl::string_view path = request.path;
   if (absl::StartsWith(path, kModelPrefix)) {
     if (!read) return {.reply = WrongMethod(request.method, "GET, HEAD")};
-    return {.reply = GetModel(router, path.substr(kModelPrefix.size()))};
+    const auto name = PercentDecoded(path.substr(kModelPrefix.size()));
+    return {.reply =
+                name.has_value() ? GetModel(router, *name) : BadEscape(path)};
   }
   if (absl::StartsWith(path, kRequestPrefix)) {
     if (request.method != "DELETE") {
       return {.reply = WrongMethod(request.method, "DELETE")};
     }
-    return {.reply = CancelRequest(router, path.substr(kRequestPrefix.size()))};
+    const auto id = PercentDecoded(path.substr(kRequestPrefix.size()));
+    return {.reply =
+                id.has_value() ? CancelRequest(router, *id) : BadEscape(path)};
   }
   for (const Route& route : kRoutes) {
     if (path != route.path) continue;
@@ -307,8 +371,14 @@ RouteResult RouteHttp(const HttpRequest& request, Router& router,
     }
     if (!post) return {.reply = RouteGet(request, router, options)};
     std::optional<HttpError> error;
-    const Json json = ParseBody(request, error);
-    if (error.has_value()) return {.reply = ErrorReply(*error)};
+    const Json json = ParseBody(request, options.max_body_bytes, error);
+    if (error.has_value()) {
+      RouteResult result{.reply = ErrorReply(*error)};
+      if (IsGeneration(path)) {
+        result.refused = RefusedCall(request, result.generate, *error);
+      }
+      return result;
+    }
     if (path == "/tokenize") return {.reply = Tokenize(json, router)};
     if (path == "/detokenize") return {.reply = Detokenize(json, router)};
     return Generate(request, json, options);

@@ -7,6 +7,7 @@
 #include <boost/beast/http.hpp>
 #include <chrono>
 #include <exception>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <utility>
@@ -32,14 +33,29 @@ constexpr size_t kMaxReadAheadBytes = 64 << 10;
 // What may wait for a client that does not read its stream.
 constexpr size_t kMaxQueueBytes = 8 << 20;
 
+using TimePoint = std::chrono::steady_clock::time_point;
+using Duration = std::chrono::steady_clock::duration;
+
+TimePoint Now() { return std::chrono::steady_clock::now(); }
+
+// Of a flow whose reply is written without it.
+class Deaf final : public FlowListener {
+ public:
+  void OnStarted(const StartedEvent&) override {}
+  void OnDelta(v1::TokenDelta) override {}
+  void OnChoiceEnd(const v1::ChoiceEnd&) override {}
+  void OnEnd(const EndEvent&) override {}
+};
+
 HttpError PlainError(int status, std::string message) {
   HttpError error = BadRequest(std::move(message));
   error.status = status;
   return error;
 }
 
-// One connection on one strand. At any time it is reading a request, running
-// an answer (with a read pending, to see the client leave) or writing.
+// One connection on one strand. At any time it is reading a request, having it
+// computed or answered (with a read pending, to see the client leave), or
+// writing.
 class HttpSession final : public HttpConnection,
                           public AnswerSink,
                           public std::enable_shared_from_this<HttpSession> {
@@ -47,6 +63,7 @@ class HttpSession final : public HttpConnection,
   HttpSession(net::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared,
               std::function<void(HttpConnection*)> on_closed)
       : socket_(std::move(socket)),
+        executor_(socket_.get_executor()),
         timer_(socket_.get_executor()),
         write_timer_(socket_.get_executor()),
         comment_timer_(socket_.get_executor()),
@@ -86,22 +103,23 @@ class HttpSession final : public HttpConnection,
       absl::StrAppend(&head, name, ": ", value, "\r\n");
     }
     absl::StrAppend(&head, "\r\n");
-    Write(head, nullptr);
-    ArmComment();
+    Write({head}, nullptr);
+    last_event_ = Now();
+    ArmComment(milliseconds(shared_->options.keep_alive_comment_ms));
   }
 
-  void SendEvents(std::string bytes, std::function<void()> written) override {
-    if (chunked_) {
-      bytes = absl::StrCat(absl::Hex(bytes.size()), "\r\n", bytes, "\r\n");
-    }
-    Write(bytes, std::move(written));
-    ArmComment();
+  void SendEvents(absl::string_view bytes,
+                  std::function<void()> written) override {
+    last_event_ = Now();
+    if (!chunked_) return Write({bytes}, std::move(written));
+    const absl::AlphaNum size(absl::Hex(bytes.size()));
+    Write({size.Piece(), "\r\n", bytes, "\r\n"}, std::move(written));
   }
 
   void EndStream() override {
     comment_timer_.cancel();
     streaming_ = false;
-    if (chunked_) Write("0\r\n\r\n", nullptr);
+    if (chunked_) Write({"0\r\n\r\n"}, nullptr);
     FinishAnswer();
   }
 
@@ -185,7 +203,7 @@ class HttpSession final : public HttpConnection,
     });
     if (absl::AsciiStrToLower(std::string(head[http::field::expect])) ==
         "100-continue") {
-      Write("HTTP/1.1 100 Continue\r\n\r\n", nullptr);
+      Write({"HTTP/1.1 100 Continue\r\n\r\n"}, nullptr);
     }
     reading_ = true;
     http::async_read(socket_, buffer_, *parser_,
@@ -218,13 +236,17 @@ class HttpSession final : public HttpConnection,
                     "malformed");
     }
     CancelTimer();
-    Handle(TakeRequest());
-  }
-
-  HttpRequest TakeRequest() {
+    HttpRequest request = TakeHead();
     http::request<http::string_body> message = parser_->release();
     version_ = message.version();
     keep_alive_ = message.keep_alive() && !shared_->draining.load();
+    request.body = std::move(message.body());
+    Handle(std::move(request));
+  }
+
+  // What the parser knows of the request, without its body.
+  HttpRequest TakeHead() const {
+    const auto& message = parser_->get();
     HttpRequest request;
     request.method = std::string(message.method_string());
     const std::string target(message.target());
@@ -236,7 +258,6 @@ class HttpSession final : public HttpConnection,
           absl::AsciiStrToLower(std::string(field.name_string())),
           std::string(field.value()));
     }
-    request.body = std::move(message.body());
     request.received_us = received_us_;
     return request;
   }
@@ -248,37 +269,83 @@ class HttpSession final : public HttpConnection,
     answering_ = true;
     keep_alive_ = false;
     head_only_ = false;
+    // A body that is too large is found at the header's end.
+    if (parser_->is_header_done() || error.status == 413) {
+      const HttpRequest request = TakeHead();
+      const std::string ours = RandomHexId(16);
+      request_id_ = RequestIdFor(request, ours);
+      if (request.method == "POST" && IsGeneration(request.path)) {
+        CountRefused(RefusedCall(request, {}, error), ours);
+      }
+    }
     WriteReply(ErrorReply(error));
+  }
+
+  // A generation that no flow saw is counted and logged by one that only ends.
+  void CountRefused(GenerateCall call, const std::string& request_id) const {
+    call.request.set_request_id(request_id);
+    shared_->router->NewFlow(std::move(call), std::make_shared<Deaf>())
+        ->Start();
   }
 
   // --- answering ----------------------------------------------------------
 
-  void Handle(const HttpRequest& request) {
+  void Handle(HttpRequest request) {
     answering_ = true;
     head_only_ = request.method == "HEAD";
-    request_id_ = RequestIdFor(request, RandomHexId(16));
-    RouteResult result = Route(request);
-    if (result.reply.has_value()) {
-      if (result.reply->status == 400 || result.reply->status == 415) {
-        shared_->bad_input->With({"openai", "request"}).Add(1);
-      }
-      WriteReply(*result.reply);
+    const std::string ours = RandomHexId(16);
+    request_id_ = RequestIdFor(request, ours);
+    if (request.method != "POST") {
+      WriteReply(*Route(request).reply);
       return;
     }
-    answer_ = std::make_shared<HttpAnswer>(
-        request, std::move(result.generate), *shared_->router,
-        [io = shared_->io,
-         executor = socket_.get_executor()](std::function<void()> task) {
+    WatchClient();
+    // What is packed may be far larger.
+    const size_t body_bytes = request.Header("content-encoding").empty()
+                                  ? request.body.size()
+                                  : shared_->options.max_body_bytes;
+    auto shared_request = std::make_shared<HttpRequest>(std::move(request));
+    shared_->compute->Post(body_bytes, [self = shared_from_this(), ours,
+                                        request = std::move(shared_request)] {
+      self->Compute(std::move(*request), ours);
+    });
+  }
+
+  // On a compute thread: touches nothing of the strand's.
+  void Compute(HttpRequest request, const std::string& ours) {
+    RouteResult result = Route(request);
+    const std::string client_id = RequestIdFor(request, "");
+    request = HttpRequest();  // a large body is not needed twice
+    if (result.reply.has_value()) {
+      const bool bad =
+          result.reply->status == 400 || result.reply->status == 415;
+      if (result.refused.has_value()) {
+        CountRefused(*std::move(result.refused), ours);
+      } else if (bad) {
+        shared_->bad_input->With({"openai", "request"}).Add(1);
+      }
+      net::post(executor_,
+                [self = shared_from_this(), reply = *std::move(result.reply)] {
+                  if (!self->closed_) self->WriteReply(reply);
+                });
+      return;
+    }
+    const std::shared_ptr<HttpAnswer> answer = HttpAnswer::Make(
+        std::move(result.generate), client_id, *shared_->router,
+        [io = shared_->io, executor = executor_](std::function<void()> task) {
           net::post(executor, std::move(task));
         },
         shared_from_this());
-    WatchClient();
-    const std::shared_ptr<HttpAnswer> answer = answer_;
+    // Comes before anything the flows post.
+    net::post(executor_, [self = shared_from_this(), answer] {
+      if (self->closed_) return answer->Abandon();
+      self->answer_ = answer;
+    });
     answer->Start();
   }
 
   // A library that throws costs one request, not the process.
-  RouteResult Route(const HttpRequest& request) {
+  RouteResult Route(const HttpRequest& request) const {
     try {
       return RouteHttp(request, *shared_->router, shared_->options.routes);
     } catch (const std::exception& e) {
@@ -298,7 +365,10 @@ class HttpSession final : public HttpConnection,
         buffer_.prepare(4096),
         [self = shared_from_this()](error_code error, size_t bytes) {
           self->watching_ = false;
-          if (error) return self->Shut();
+          // Called off by AfterAnswer(): what was read is the next request.
+          const bool called_off = error == net::error::operation_aborted &&
+                                  !self->answering_ && !self->lingering_;
+          if (error && !called_off) return self->Shut();
           self->buffer_.commit(bytes);
           if (self->lingering_) return self->Discard();
           if (self->answering_) return self->WatchClient();
@@ -332,7 +402,7 @@ class HttpSession final : public HttpConnection,
     }
     absl::StrAppend(&head, "\r\n");
     if (!head_only_ && !empty) head += reply.body;
-    Write(head, nullptr);
+    Write({head}, nullptr);
     FinishAnswer();
   }
 
@@ -347,9 +417,12 @@ class HttpSession final : public HttpConnection,
     finishing_ = false;
     answering_ = false;
     if (!keep_alive_) return Linger();
-    // A pending watch becomes the wait for the next request.
+    // A pending watch becomes the wait for the next request, unless it has
+    // already read that.
     if (watching_) {
       SetTimer(shared_->options.idle_timeout_ms, [this] { Shut(); });
+      error_code ignored;
+      if (buffer_.size() > 0) socket_.cancel(ignored);
       return;
     }
     ReadHeader(false);
@@ -376,12 +449,16 @@ class HttpSession final : public HttpConnection,
 
   // --- writing ------------------------------------------------------------
 
-  void Write(const std::string& bytes, std::function<void()> written) {
+  void Write(std::initializer_list<absl::string_view> pieces,
+             std::function<void()> written) {
     if (closed_) return;
-    if (streaming_ && queue_.size() + bytes.size() > kMaxQueueBytes) {
+    // One event may be larger: the prompt's log probabilities are.
+    if (streaming_ && queue_.size() > kMaxQueueBytes) {
       return Shut();  // the reader is hopelessly behind
     }
-    queue_ += bytes;
+    for (const absl::string_view piece : pieces) {
+      queue_.append(piece.data(), piece.size());
+    }
     if (written) queued_callbacks_.push_back(std::move(written));
     if (!writing_) WriteNext();
   }
@@ -396,12 +473,11 @@ class HttpSession final : public HttpConnection,
     WriteSome();
   }
 
-  // A client that takes nothing for write_stall_ms is ended.
   void WriteSome() {
-    write_timer_.expires_after(milliseconds(shared_->options.write_stall_ms));
-    write_timer_.async_wait([self = shared_from_this()](error_code error) {
-      if (!error && self->writing_) self->Shut();
-    });
+    write_begin_ = Now();
+    if (!write_timer_armed_) {
+      ArmWriteTimer(milliseconds(shared_->options.write_stall_ms));
+    }
     socket_.async_write_some(
         net::buffer(current_) + written_bytes_,
         [self = shared_from_this()](error_code error, size_t bytes) {
@@ -409,9 +485,25 @@ class HttpSession final : public HttpConnection,
           if (!error && self->written_bytes_ < self->current_.size()) {
             return self->WriteSome();
           }
-          self->write_timer_.cancel();
           self->OnWritten(error);
         });
+  }
+
+  // A client that takes nothing for write_stall_ms is ended. The timer looks
+  // now and then, because setting it anew for each token costs more than the
+  // token.
+  void ArmWriteTimer(Duration wait) {
+    write_timer_armed_ = true;
+    write_timer_.expires_after(wait);
+    write_timer_.async_wait([self = shared_from_this()](error_code error) {
+      self->write_timer_armed_ = false;
+      if (error || self->closed_ || !self->writing_) return;
+      const Duration left =
+          self->write_begin_ +
+          milliseconds(self->shared_->options.write_stall_ms) - Now();
+      if (left <= Duration::zero()) return self->Shut();
+      self->ArmWriteTimer(left);
+    });
   }
 
   void OnWritten(error_code error) {
@@ -447,13 +539,18 @@ class HttpSession final : public HttpConnection,
     timer_.cancel();
   }
 
-  void ArmComment() {
-    if (!streaming_) return;
-    comment_timer_.expires_after(
-        milliseconds(shared_->options.keep_alive_comment_ms));
+  // Looks now and then, like the write timer.
+  void ArmComment(Duration wait) {
+    comment_timer_.expires_after(wait);
     comment_timer_.async_wait([self = shared_from_this()](error_code error) {
       if (error || self->closed_ || !self->streaming_) return;
-      self->SendEvents(": keep-alive\n\n", nullptr);
+      const milliseconds silence(self->shared_->options.keep_alive_comment_ms);
+      Duration left = self->last_event_ + silence - Now();
+      if (left <= Duration::zero()) {
+        self->SendEvents(": keep-alive\n\n", nullptr);
+        left = silence;
+      }
+      self->ArmComment(left);
     });
   }
 
@@ -469,6 +566,7 @@ class HttpSession final : public HttpConnection,
   }
 
   net::ip::tcp::socket socket_;
+  const net::any_io_executor executor_;  // the strand; any thread
   net::steady_timer timer_;
   uint64_t timer_id_ = 0;
   net::steady_timer write_timer_;
@@ -484,6 +582,7 @@ class HttpSession final : public HttpConnection,
   bool head_only_ = false;
   std::string request_id_;
 
+  // Null also while the request is still computed.
   std::shared_ptr<HttpAnswer> answer_;
   bool answering_ = false;
   bool finishing_ = false;
@@ -494,6 +593,9 @@ class HttpSession final : public HttpConnection,
   bool lingering_ = false;
   bool closed_ = false;
 
+  TimePoint last_event_;
+  TimePoint write_begin_;
+  bool write_timer_armed_ = false;
   std::string queue_;
   std::string current_;
   size_t written_bytes_ = 0;

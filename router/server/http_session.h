@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/metrics.h"
+#include "router/server/compute_pool.h"
 #include "router/server/http_gateway.h"
 
 namespace sluice::router {
@@ -18,6 +19,7 @@ struct HttpShared {
   std::shared_ptr<boost::asio::io_context> io;
   HttpGatewayOptions options;
   Router* router = nullptr;
+  ComputePool* compute = nullptr;  // the gateway's; ends before `io`
   Gauge* connections = nullptr;
   CounterFamily* bad_input = nullptr;  // surface, reason
   std::atomic<int> open{0};

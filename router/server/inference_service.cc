@@ -47,6 +47,16 @@ absl::StatusOr<std::string> TextOf(const v1::TokenizeRequest& request,
   }
 }
 
+absl::Status DetokenizeWith(const Router& router,
+                            const v1::DetokenizeRequest& request,
+                            v1::DetokenizeResponse& response) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model,
+                   router.FindModel(request.model()));
+  ASSIGN_OR_RETURN(std::string text, model->Detokenize(request.ids()));
+  response.set_text(std::move(text));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<v1::TokenizeResponse> TokenizeWith(
@@ -77,7 +87,18 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::Generate(
       (HasUnknownFields(*request) || HasUnknownFields(request->sampling()))) {
     on_unknown_fields_("GenerateRequest");
   }
-  return GenerateReactor::Start(router_, context, *request);
+  GenerateReactor* reactor = GenerateReactor::Make(router_, context, *request);
+  Compute(*request, [flow = reactor->flow()] { flow->Start(); });
+  return reactor;
+}
+
+void InferenceService::Compute(const google::protobuf::Message& request,
+                               std::function<void()> task) {
+  if (compute_ == nullptr) {
+    task();
+  } else {
+    compute_->Post(request.ByteSizeLong(), std::move(task));
+  }
 }
 
 grpc::ServerUnaryReactor* InferenceService::Cancel(
@@ -101,21 +122,26 @@ grpc::ServerUnaryReactor* InferenceService::Cancel(
 grpc::ServerUnaryReactor* InferenceService::Tokenize(
     grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
     v1::TokenizeResponse* response) {
-  absl::StatusOr<v1::TokenizeResponse> result = TokenizeWith(router_, *request);
-  if (!result.ok()) return FinishWith(context, result.status());
-  *response = *std::move(result);
-  return FinishWith(context, absl::OkStatus());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Compute(*request, [this, context, request, response, reactor] {
+    absl::StatusOr<v1::TokenizeResponse> result =
+        TokenizeWith(router_, *request);
+    const absl::Status status = result.status();
+    if (result.ok()) *response = *std::move(result);
+    reactor->Finish(FinishStatus(status, *context));
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(
     grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
     v1::DetokenizeResponse* response) {
-  const auto model = router_.FindModel(request->model());
-  if (!model.ok()) return FinishWith(context, model.status());
-  absl::StatusOr<std::string> text = (*model)->Detokenize(request->ids());
-  if (!text.ok()) return FinishWith(context, text.status());
-  response->set_text(*std::move(text));
-  return FinishWith(context, absl::OkStatus());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  Compute(*request, [this, context, request, response, reactor] {
+    const absl::Status status = DetokenizeWith(router_, *request, *response);
+    reactor->Finish(FinishStatus(status, *context));
+  });
+  return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::ListModels(

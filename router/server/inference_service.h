@@ -6,18 +6,24 @@
 
 #include "proto/inference.grpc.pb.h"
 #include "router/flow/request_flow.h"
+#include "router/server/compute_pool.h"
 
 namespace sluice::router {
 
 // The native API, sluice.v1.Inference, over a Router, which outlives it.
-// Stateless; gRPC's threads.
+// Stateless. What takes as long as a request is large runs on `compute`, for
+// gRPC's few threads also carry every stream's tokens.
 class InferenceService final : public v1::Inference::CallbackService {
  public:
   // `on_unknown_fields` hears of messages with fields this build lacks.
+  // `compute` outlives the server; null: everything on gRPC's threads.
   explicit InferenceService(
       Router& router,
-      std::function<void(absl::string_view message)> on_unknown_fields = {})
-      : router_(router), on_unknown_fields_(std::move(on_unknown_fields)) {}
+      std::function<void(absl::string_view message)> on_unknown_fields = {},
+      ComputePool* compute = nullptr)
+      : router_(router),
+        on_unknown_fields_(std::move(on_unknown_fields)),
+        compute_(compute) {}
 
   grpc::ServerWriteReactor<v1::GenerateEvent>* Generate(
       grpc::CallbackServerContext* context,
@@ -38,8 +44,13 @@ class InferenceService final : public v1::Inference::CallbackService {
       v1::ListModelsResponse* response) override;
 
  private:
+  // Runs `task`, which concerns `request`.
+  void Compute(const google::protobuf::Message& request,
+               std::function<void()> task);
+
   Router& router_;
   const std::function<void(absl::string_view message)> on_unknown_fields_;
+  ComputePool* const compute_;
 };
 
 // Token ids of a text or a chat, as Tokenize answers them.

@@ -1,40 +1,14 @@
 #include "router/server/openai_answer.h"
 
-#include <cmath>
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "router/text/utf8.h"
+#include "absl/strings/str_join.h"
+#include "router/server/json_text.h"
 
 namespace sluice::router {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-std::string Dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-// Each maximal invalid part becomes U+FFFD.
-std::string ToValidUtf8(absl::string_view bytes) {
-  std::string text;
-  for (size_t at = 0; at < bytes.size();) {
-    const Utf8Char next = Utf8At(bytes, at);
-    if (next.kind == Utf8Char::Kind::kValid) {
-      absl::StrAppend(&text, bytes.substr(at, next.size_bytes));
-    } else {
-      AppendUtf8(0xFFFD, text);
-    }
-    at += next.size_bytes;
-  }
-  return text;
-}
-
-// JSON has no infinity.
-Json Logprob(float value) {
-  return std::isfinite(value) ? Json(static_cast<double>(value))
-                              : Json(nullptr);
-}
 
 size_t CountCodePoints(const std::string& text) {
   size_t count = 0;
@@ -51,6 +25,12 @@ const char* ReasonName(v1::ChoiceEnd::Reason reason) {
     default:
       return "stop";
   }
+}
+
+std::string Quoted(absl::string_view text) {
+  std::string out;
+  AppendJsonString(text, out);
+  return out;
 }
 
 }  // namespace
@@ -81,40 +61,78 @@ std::string OpenAiAnswer::TokenText(const FlowState& flow, uint32_t id) const {
       flow.model->tokenizer().TokenBytes(static_cast<int32_t>(id)));
 }
 
-Json OpenAiAnswer::ChatToken(const FlowState& flow,
-                             const v1::PositionLogprobs& position) const {
-  const auto entry = [&](const v1::TokenLogprob& token) {
-    const absl::string_view bytes = flow.model->tokenizer().TokenBytes(
-        static_cast<int32_t>(token.token_id()));
-    Json list = Json::array();
-    for (const char c : bytes) list.push_back(static_cast<uint8_t>(c));
-    return Json{{"token", TokenText(flow, token.token_id())},
-                {"logprob", Logprob(token.logprob())},
-                {"bytes", std::move(list)}};
-  };
-  Json json = entry(position.chosen());
-  json["top_logprobs"] = Json::array();
-  for (const v1::TokenLogprob& top : position.top()) {
-    json["top_logprobs"].push_back(entry(top));
+// The members of one token of a chat, without braces.
+void OpenAiAnswer::AppendTokenEntry(const FlowState& flow,
+                                    const v1::TokenLogprob& token,
+                                    std::string& out) const {
+  out += "\"token\":";
+  AppendJsonString(TokenText(flow, token.token_id()), out);
+  out += ",\"logprob\":";
+  AppendJsonNumber(token.logprob(), out);
+  const absl::string_view bytes = flow.model->tokenizer().TokenBytes(
+      static_cast<int32_t>(token.token_id()));
+  const char* separator = "";
+  out += ",\"bytes\":[";
+  for (const char c : bytes) {
+    absl::StrAppend(&out, std::exchange(separator, ","),
+                    static_cast<int>(static_cast<uint8_t>(c)));
   }
-  return json;
+  out += ']';
+}
+
+void OpenAiAnswer::AppendChatToken(const FlowState& flow,
+                                   const v1::PositionLogprobs& position,
+                                   std::string& list) const {
+  AppendComma(list);
+  list += '{';
+  AppendTokenEntry(flow, position.chosen(), list);
+  list += ",\"top_logprobs\":[";
+  const char* separator = "{";
+  for (const v1::TokenLogprob& top : position.top()) {
+    list += std::exchange(separator, ",{");
+    AppendTokenEntry(flow, top, list);
+    list += '}';
+  }
+  list += "]}";
 }
 
 void OpenAiAnswer::AddCompletionToken(const FlowState& flow,
                                       const v1::PositionLogprobs& position,
                                       Choice& choice) {
   const std::string text = TokenText(flow, position.chosen().token_id());
-  choice.tokens.push_back(text);
-  choice.token_logprobs.push_back(Logprob(position.chosen().logprob()));
-  Json top = Json::object();
+  TokenLists& lists = choice.lists;
+  AppendComma(lists.tokens);
+  AppendJsonString(text, lists.tokens);
+  AppendComma(lists.token_logprobs);
+  AppendJsonNumber(position.chosen().logprob(), lists.token_logprobs);
+  // By text. Tokens that look alike: the likeliest stays. The token itself is
+  // there even when it is not among the most likely.
+  std::vector<std::pair<std::string, float>> top;
+  const auto find = [&top](const std::string& key) {
+    return std::find_if(top.begin(), top.end(),
+                        [&](const auto& entry) { return entry.first == key; });
+  };
   for (const v1::TokenLogprob& entry : position.top()) {
-    // Tokens that look alike: the likeliest stays.
-    top.emplace(TokenText(flow, entry.token_id()), Logprob(entry.logprob()));
+    std::string key = TokenText(flow, entry.token_id());
+    if (find(key) == top.end())
+      top.emplace_back(std::move(key), entry.logprob());
   }
-  // The token itself is there even when it is not among the most likely.
-  top[text] = Logprob(position.chosen().logprob());
-  choice.top_logprobs.push_back(std::move(top));
-  choice.text_offset.push_back(choice.offset);
+  if (const auto own = find(text); own != top.end()) {
+    own->second = position.chosen().logprob();
+  } else {
+    top.emplace_back(text, position.chosen().logprob());
+  }
+  AppendComma(lists.top_logprobs);
+  const char* separator = "{";
+  for (const auto& [key, logprob] : top) {
+    lists.top_logprobs += std::exchange(separator, ",");
+    AppendJsonString(key, lists.top_logprobs);
+    lists.top_logprobs += ':';
+    AppendJsonNumber(logprob, lists.top_logprobs);
+  }
+  lists.top_logprobs += '}';
+  AppendComma(lists.text_offset);
+  absl::StrAppend(&lists.text_offset, choice.offset);
   choice.offset += CountCodePoints(text);
 }
 
@@ -123,10 +141,10 @@ void OpenAiAnswer::AddEcho(size_t prompt, Choice& choice) {
   choice.text = PromptText(prompt);
   if (!request_.logprobs || flow.prompt_ids.empty()) return;
   const std::string first = TokenText(flow, flow.prompt_ids[0]);
-  choice.tokens.push_back(first);
-  choice.token_logprobs.push_back(nullptr);
-  choice.top_logprobs.push_back(nullptr);
-  choice.text_offset.push_back(0);
+  choice.lists = {.tokens = Quoted(first),
+                  .token_logprobs = "null",
+                  .top_logprobs = "null",
+                  .text_offset = "0"};
   choice.offset = CountCodePoints(first);
   for (const v1::PositionLogprobs& position :
        flow.started.prompt_logprobs().positions()) {
@@ -134,31 +152,37 @@ void OpenAiAnswer::AddEcho(size_t prompt, Choice& choice) {
   }
 }
 
-Json OpenAiAnswer::CompletionLogprobs(const Choice& choice) const {
-  return {{"tokens", choice.tokens},
-          {"token_logprobs", choice.token_logprobs},
-          {"top_logprobs", choice.top_logprobs},
-          {"text_offset", choice.text_offset}};
+void OpenAiAnswer::AppendLists(const TokenLists& lists, std::string& out) {
+  absl::StrAppend(&out, "{\"tokens\":[", lists.tokens, "],\"token_logprobs\":[",
+                  lists.token_logprobs, "],\"top_logprobs\":[",
+                  lists.top_logprobs, "],\"text_offset\":[", lists.text_offset,
+                  "]}");
 }
 
-Json OpenAiAnswer::PromptLogprobsJson(const FlowState& flow) const {
-  Json list = Json::array({nullptr});  // position 0 has none
+void OpenAiAnswer::AppendPromptLogprobs(const FlowState& flow,
+                                        std::string& out) const {
+  out += "[null";  // position 0 has none
   for (const v1::PositionLogprobs& position :
        flow.started.prompt_logprobs().positions()) {
-    Json entry = Json::object();
+    const char* separator = ",{";
     const auto add = [&](const v1::TokenLogprob& token) {
-      entry[absl::StrCat(token.token_id())] = {
-          {"logprob", Logprob(token.logprob())},
-          {"decoded_token", TokenText(flow, token.token_id())}};
+      absl::StrAppend(&out, std::exchange(separator, ","), "\"",
+                      token.token_id(), "\":{\"logprob\":");
+      AppendJsonNumber(token.logprob(), out);
+      out += ",\"decoded_token\":";
+      AppendJsonString(TokenText(flow, token.token_id()), out);
+      out += '}';
     };
     add(position.chosen());
-    for (const v1::TokenLogprob& top : position.top()) add(top);
-    list.push_back(std::move(entry));
+    for (const v1::TokenLogprob& top : position.top()) {
+      if (top.token_id() != position.chosen().token_id()) add(top);
+    }
+    out += '}';
   }
-  return list;
+  out += ']';
 }
 
-Json OpenAiAnswer::Usage() const {
+void OpenAiAnswer::AppendUsage(std::string& out) const {
   uint64_t prompt_tokens = 0;
   uint64_t cached_tokens = 0;
   uint64_t completion_tokens = 0;
@@ -168,207 +192,232 @@ Json OpenAiAnswer::Usage() const {
     completion_tokens += flow.completion_tokens;
   }
   if (request_.scores_only) completion_tokens = 0;
-  return {{"prompt_tokens", prompt_tokens},
-          {"completion_tokens", completion_tokens},
-          {"total_tokens", prompt_tokens + completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", cached_tokens}}}};
+  absl::StrAppend(
+      &out, "{\"prompt_tokens\":", prompt_tokens,
+      ",\"completion_tokens\":", completion_tokens,
+      ",\"total_tokens\":", prompt_tokens + completion_tokens,
+      ",\"prompt_tokens_details\":{\"cached_tokens\":", cached_tokens, "}}");
 }
 
-void OpenAiAnswer::AddTiming(Json& object) const {
+void OpenAiAnswer::AppendTiming(std::string& out) const {
   if (!request_.timing) return;
   const v1::Timing& timing = flows_[0].usage.timing();
-  object["sluice"] = {{"timing",
-                       {{"queue_ms", timing.queue_ms()},
-                        {"ttft_ms", timing.ttft_ms()},
-                        {"total_ms", timing.total_ms()},
-                        {"transfer_bytes", timing.transfer_bytes()},
-                        {"transfer_ms", timing.transfer_ms()},
-                        {"transfer_transport", timing.transfer_transport()}}}};
+  absl::StrAppend(
+      &out, ",\"sluice\":{\"timing\":{\"queue_ms\":", timing.queue_ms(),
+      ",\"ttft_ms\":", timing.ttft_ms(), ",\"total_ms\":", timing.total_ms(),
+      ",\"transfer_bytes\":", timing.transfer_bytes(),
+      ",\"transfer_ms\":", timing.transfer_ms(), ",\"transfer_transport\":");
+  AppendJsonString(timing.transfer_transport(), out);
+  out += "}}";
 }
 
-Json OpenAiAnswer::Chunk(size_t prompt) const {
-  const FlowState& flow = flows_[prompt];
+// What all chunks of a flow, or the body, begin with.
+std::string OpenAiAnswer::Head(const FlowState& flow) const {
   const char* object = "text_completion";
   if (request_.chat) {
     object = request_.stream ? "chat.completion.chunk" : "chat.completion";
   }
-  Json chunk = {{"id", id_},
-                {"object", object},
-                {"created", created_},
-                {"model", flow.started.model()},
-                {"system_fingerprint", flow.started.fingerprint()}};
+  std::string head = "{\"id\":";
+  AppendJsonString(id_, head);
+  absl::StrAppend(&head, ",\"object\":\"", object, "\",\"created\":", created_,
+                  ",\"model\":");
+  AppendJsonString(flow.started.model(), head);
+  head += ",\"system_fingerprint\":";
+  AppendJsonString(flow.started.fingerprint(), head);
   if (!request_.service_tier.empty()) {
-    chunk["service_tier"] = request_.service_tier;
+    head += ",\"service_tier\":";
+    AppendJsonString(request_.service_tier, head);
   }
-  if (request_.stream && request_.continuous_usage) {
-    chunk["usage"] = Usage();
-  } else if (request_.stream && request_.include_usage) {
-    chunk["usage"] = nullptr;
-  }
-  return chunk;
+  return head;
 }
 
-Json OpenAiAnswer::StreamChoice(size_t prompt, uint32_t choice,
-                                std::string text) const {
-  Json json = {{"index", IndexOf(prompt, choice)}};
-  if (request_.chat) {
-    json["delta"] =
-        text.empty() ? Json::object() : Json{{"content", std::move(text)}};
-  } else {
-    json["text"] = std::move(text);
+std::string OpenAiAnswer::Chunk(size_t prompt, absl::string_view choices,
+                                absl::string_view more) const {
+  std::string usage;
+  if (request_.continuous_usage) {
+    usage = ",\"usage\":";
+    AppendUsage(usage);
+  } else if (request_.include_usage && more.empty()) {
+    usage = ",\"usage\":null";
   }
-  json["logprobs"] = nullptr;
-  json["finish_reason"] = nullptr;
-  return json;
+  return absl::StrCat("data: ", flows_[prompt].head, usage, ",\"choices\":[",
+                      choices, "]", more, "}\n\n");
 }
 
-std::vector<std::string> OpenAiAnswer::OnStarted(size_t prompt,
-                                                 const StartedEvent& event) {
+std::string OpenAiAnswer::OpenChoice(size_t prompt, uint32_t choice,
+                                     absl::string_view content) const {
+  const size_t index = IndexOf(prompt, choice);
+  if (!request_.chat) {
+    return absl::StrCat("{\"index\":", index,
+                        ",\"text\":", content.empty() ? "\"\"" : content);
+  }
+  return absl::StrCat("{\"index\":", index, ",\"delta\":{",
+                      content.empty() ? "" : "\"content\":", content, "}");
+}
+
+std::string OpenAiAnswer::OnStarted(size_t prompt, const StartedEvent& event) {
   FlowState& flow = flows_[prompt];
   flow.model = event.model;
   flow.started = event.started;
   if (event.prompt_ids != nullptr) flow.prompt_ids = *event.prompt_ids;
-  std::vector<std::string> out;
+  flow.head = Head(flow);
+  std::string out;
   for (uint32_t c = 0; c < request_.n; ++c) {
     Choice& choice = flow.choices[c];
     if (request_.echo) AddEcho(prompt, choice);
     const bool quiet = !request_.chat && !request_.echo &&
                        !request_.prompt_logprobs && !request_.return_token_ids;
     if (!request_.stream || quiet) continue;
-    Json chunk = Chunk(prompt);
-    Json json = StreamChoice(prompt, c, choice.text);
-    if (request_.chat) {
-      json["delta"] = {{"role", "assistant"}, {"content", ""}};
-    } else if (request_.logprobs) {
-      json["logprobs"] = CompletionLogprobs(choice);
+    std::string json = request_.chat
+                           ? absl::StrCat("{\"index\":", IndexOf(prompt, c),
+                                          ",\"delta\":{\"role\":\"assistant\","
+                                          "\"content\":\"\"}")
+                           : OpenChoice(prompt, c, Quoted(choice.text));
+    json += ",\"logprobs\":";
+    if (!request_.chat && request_.logprobs) {
+      AppendLists(std::exchange(choice.lists, {}), json);
+    } else {
+      json += "null";
     }
-    if (request_.return_token_ids) json["prompt_token_ids"] = flow.prompt_ids;
+    json += ",\"finish_reason\":null";
+    if (request_.return_token_ids) {
+      absl::StrAppend(&json, ",\"prompt_token_ids\":[",
+                      absl::StrJoin(flow.prompt_ids, ","), "]");
+    }
     if (request_.prompt_logprobs) {
-      json["prompt_logprobs"] = PromptLogprobsJson(flow);
+      json += ",\"prompt_logprobs\":";
+      AppendPromptLogprobs(flow, json);
     }
-    choice.ForgetTokens();
-    chunk["choices"] = Json::array({std::move(json)});
-    out.push_back(Dump(chunk));
+    json += '}';
+    out += Chunk(prompt, json);
   }
+  if (request_.stream) flow.started.clear_prompt_logprobs();
   return out;
 }
 
-std::vector<std::string> OpenAiAnswer::OnDelta(size_t prompt,
-                                               const v1::TokenDelta& delta) {
+std::string OpenAiAnswer::OnDelta(size_t prompt, const v1::TokenDelta& delta) {
   FlowState& flow = flows_[prompt];
   Choice& choice = flow.choices[delta.choice()];
-  flow.completion_tokens += delta.token_ids_size();
-  if (request_.scores_only) return {};
-  if (!request_.stream) choice.text += delta.text();
-  Json chat_logprobs = Json::array();
+  flow.completion_tokens += static_cast<uint32_t>(delta.token_ids_size());
+  if (request_.scores_only) return "";
   if (request_.logprobs) {
     for (const v1::PositionLogprobs& position : delta.logprobs().positions()) {
       if (request_.chat) {
-        chat_logprobs.push_back(ChatToken(flow, position));
+        AppendChatToken(flow, position, choice.chat_logprobs);
       } else {
         AddCompletionToken(flow, position, choice);
       }
     }
   }
+  if (request_.return_token_ids && delta.token_ids_size() > 0) {
+    AppendComma(choice.token_ids);
+    absl::StrAppend(&choice.token_ids, absl::StrJoin(delta.token_ids(), ","));
+  }
   if (!request_.stream) {
-    for (Json& entry : chat_logprobs) {
-      choice.chat_logprobs.push_back(std::move(entry));
-    }
+    choice.text += delta.text();
+    return "";
   }
-  if (request_.return_token_ids && !request_.stream) {
-    choice.token_ids.insert(choice.token_ids.end(), delta.token_ids().begin(),
-                            delta.token_ids().end());
+  if (delta.text().empty() && !request_.logprobs &&
+      !request_.return_token_ids && !request_.continuous_usage) {
+    return "";
   }
-  const bool silent = delta.text().empty() && !request_.logprobs &&
-                      !request_.return_token_ids && !request_.continuous_usage;
-  if (!request_.stream || silent) return {};
-  Json chunk = Chunk(prompt);
-  Json json = StreamChoice(prompt, delta.choice(), delta.text());
-  if (request_.logprobs) {
-    json["logprobs"] = request_.chat
-                           ? Json{{"content", std::move(chat_logprobs)}}
-                           : CompletionLogprobs(choice);
-    choice.ForgetTokens();
+  std::string json = OpenChoice(
+      prompt, delta.choice(), delta.text().empty() ? "" : Quoted(delta.text()));
+  json += ",\"logprobs\":";
+  if (!request_.logprobs) {
+    json += "null";
+  } else if (request_.chat) {
+    absl::StrAppend(&json, "{\"content\":[",
+                    std::exchange(choice.chat_logprobs, ""), "]}");
+  } else {
+    AppendLists(std::exchange(choice.lists, {}), json);
   }
+  json += ",\"finish_reason\":null";
   if (request_.return_token_ids) {
-    json["token_ids"] = std::vector<uint32_t>(delta.token_ids().begin(),
-                                              delta.token_ids().end());
+    absl::StrAppend(&json, ",\"token_ids\":[",
+                    std::exchange(choice.token_ids, ""), "]");
   }
-  chunk["choices"] = Json::array({std::move(json)});
-  return {Dump(chunk)};
+  json += '}';
+  return Chunk(prompt, json);
 }
 
-std::vector<std::string> OpenAiAnswer::OnChoiceEnd(size_t prompt,
-                                                   const v1::ChoiceEnd& end) {
+std::string OpenAiAnswer::OnChoiceEnd(size_t prompt, const v1::ChoiceEnd& end) {
   Choice& choice = flows_[prompt].choices[end.choice()];
   choice.finish_reason = ReasonName(end.reason());
   if (end.matched_case() == v1::ChoiceEnd::kStopString) {
-    choice.stop_reason = end.stop_string();
+    choice.stop_reason = Quoted(end.stop_string());
   } else if (end.matched_case() == v1::ChoiceEnd::kStopTokenId) {
     // The model's own end of text is no reason to tell.
     for (const uint32_t id :
          request_.calls[prompt].request.sampling().stop_token_ids()) {
-      if (id == end.stop_token_id()) choice.stop_reason = id;
+      if (id == end.stop_token_id()) choice.stop_reason = absl::StrCat(id);
     }
   }
-  if (!request_.stream) return {};
-  Json chunk = Chunk(prompt);
-  Json json = StreamChoice(prompt, end.choice(), "");
-  json["finish_reason"] = choice.finish_reason;
-  json["stop_reason"] = choice.stop_reason;
-  chunk["choices"] = Json::array({std::move(json)});
-  return {Dump(chunk)};
+  if (!request_.stream) return "";
+  return Chunk(prompt, absl::StrCat(OpenChoice(prompt, end.choice(), ""),
+                                    ",\"logprobs\":null,\"finish_reason\":\"",
+                                    choice.finish_reason, "\",\"stop_reason\":",
+                                    choice.stop_reason, "}"));
 }
 
-std::vector<std::string> OpenAiAnswer::OnEnd(size_t prompt,
-                                             const EndEvent& end) {
+std::string OpenAiAnswer::OnEnd(size_t prompt, const EndEvent& end) {
   flows_[prompt].usage = end.usage;
   ++num_ended_;
-  if (!all_ended() || !request_.stream) return {};
-  if (!request_.include_usage && !request_.timing) return {};
-  Json chunk = Chunk(prompt);
-  chunk["choices"] = Json::array();
-  if (request_.include_usage) chunk["usage"] = Usage();
-  AddTiming(chunk);
-  return {Dump(chunk)};
+  if (!all_ended() || !request_.stream) return "";
+  if (!request_.include_usage && !request_.timing) return "";
+  std::string more;
+  if (request_.include_usage && !request_.continuous_usage) {
+    more = ",\"usage\":";
+    AppendUsage(more);
+  }
+  AppendTiming(more);
+  return Chunk(prompt, "", more);
 }
 
-std::string OpenAiAnswer::Body() const {
-  Json body = Chunk(0);
-  Json choices = Json::array();
+void OpenAiAnswer::AppendBodyChoice(size_t prompt, uint32_t index,
+                                    std::string& out) {
+  const FlowState& flow = flows_[prompt];
+  const Choice choice = std::move(flows_[prompt].choices[index]);
+  absl::StrAppend(&out, "{\"index\":", IndexOf(prompt, index));
+  out += request_.chat ? ",\"message\":{\"role\":\"assistant\",\"content\":"
+                       : ",\"text\":";
+  AppendJsonString(choice.text, out);
+  if (request_.chat) out += ",\"refusal\":null}";
+  out += ",\"logprobs\":";
+  if (!request_.logprobs) {
+    out += "null";
+  } else if (request_.chat) {
+    absl::StrAppend(&out, "{\"content\":[", choice.chat_logprobs, "]}");
+  } else {
+    AppendLists(choice.lists, out);
+  }
+  absl::StrAppend(&out, ",\"finish_reason\":\"", choice.finish_reason,
+                  "\",\"stop_reason\":", choice.stop_reason);
+  if (request_.prompt_logprobs) {
+    out += ",\"prompt_logprobs\":";
+    AppendPromptLogprobs(flow, out);
+  }
+  if (request_.return_token_ids) {
+    absl::StrAppend(&out, ",\"prompt_token_ids\":[",
+                    absl::StrJoin(flow.prompt_ids, ","), "],\"token_ids\":[",
+                    choice.token_ids, "]");
+  }
+  out += '}';
+}
+
+std::string OpenAiAnswer::TakeBody() {
+  std::string body = absl::StrCat(flows_[0].head, ",\"choices\":[");
   for (size_t prompt = 0; prompt < flows_.size(); ++prompt) {
-    const FlowState& flow = flows_[prompt];
     for (uint32_t c = 0; c < request_.n; ++c) {
-      const Choice& choice = flow.choices[c];
-      Json json = {{"index", IndexOf(prompt, c)}};
-      if (request_.chat) {
-        json["message"] = {{"role", "assistant"},
-                           {"content", choice.text},
-                           {"refusal", nullptr}};
-        json["logprobs"] = request_.logprobs
-                               ? Json{{"content", choice.chat_logprobs}}
-                               : Json(nullptr);
-      } else {
-        json["text"] = choice.text;
-        json["logprobs"] =
-            request_.logprobs ? CompletionLogprobs(choice) : Json(nullptr);
-      }
-      json["finish_reason"] = choice.finish_reason;
-      json["stop_reason"] = choice.stop_reason;
-      if (request_.prompt_logprobs) {
-        json["prompt_logprobs"] = PromptLogprobsJson(flow);
-      }
-      if (request_.return_token_ids) {
-        json["prompt_token_ids"] = flow.prompt_ids;
-        json["token_ids"] = choice.token_ids;
-      }
-      choices.push_back(std::move(json));
+      if (prompt + c > 0) body += ',';
+      AppendBodyChoice(prompt, c, body);
     }
   }
-  body["choices"] = std::move(choices);
-  body["usage"] = Usage();
-  AddTiming(body);
-  return Dump(body);
+  body += "],\"usage\":";
+  AppendUsage(body);
+  AppendTiming(body);
+  body += '}';
+  return body;
 }
 
 }  // namespace sluice::router

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "nlohmann/json.hpp"
+#include "absl/strings/string_view.h"
 #include "router/flow/request_flow.h"
 #include "router/server/openai_request.h"
 
@@ -17,41 +17,39 @@ namespace sluice::router {
 // thread at a time. `prompt` is the index of the flow.
 class OpenAiAnswer {
  public:
-  // `id` with its prefix; `created` in seconds of the epoch.
+  // `id` with its prefix; `created` in seconds of the epoch. Borrows
+  // `request`. With `echo` its calls keep their texts.
   OpenAiAnswer(const OpenAiRequest& request, std::string id, int64_t created);
 
-  // Stream: the JSON of the events to send now, in order, without framing.
-  std::vector<std::string> OnStarted(size_t prompt, const StartedEvent& event);
-  std::vector<std::string> OnDelta(size_t prompt, const v1::TokenDelta& delta);
-  std::vector<std::string> OnChoiceEnd(size_t prompt, const v1::ChoiceEnd& end);
+  // Stream: the events to send now, framed ("data: <JSON>\n\n"); else "".
+  std::string OnStarted(size_t prompt, const StartedEvent& event);
+  std::string OnDelta(size_t prompt, const v1::TokenDelta& delta);
+  std::string OnChoiceEnd(size_t prompt, const v1::ChoiceEnd& end);
   // After the last flow's end: the usage chunk, if asked for.
-  std::vector<std::string> OnEnd(size_t prompt, const EndEvent& end);
+  std::string OnEnd(size_t prompt, const EndEvent& end);
 
+  bool any_ended() const { return num_ended_ > 0; }
   bool all_ended() const { return num_ended_ == flows_.size(); }
-  // Not streamed: the body, once all flows have ended well.
-  std::string Body() const;
+  // Not streamed: the body, once all flows have ended well. Once: what was
+  // gathered goes into it.
+  std::string TakeBody();
 
  private:
-  using Json = nlohmann::ordered_json;
-
+  // Lists of a completion's tokens: JSON, without brackets.
+  struct TokenLists {
+    std::string tokens;
+    std::string token_logprobs;
+    std::string top_logprobs;
+    std::string text_offset;
+  };
   struct Choice {
-    std::string text;
-    std::vector<uint32_t> token_ids;
-    Json chat_logprobs = Json::array();
-    Json tokens = Json::array();  // completions form
-    Json token_logprobs = Json::array();
-    Json top_logprobs = Json::array();
-    Json text_offset = Json::array();
-    size_t offset = 0;  // code points of the tokens so far
-    // A stream has sent them: only the offset goes on.
-    void ForgetTokens() {
-      for (Json* list :
-           {&tokens, &token_logprobs, &top_logprobs, &text_offset}) {
-        *list = Json::array();
-      }
-    }
+    std::string text;           // not streamed, or echoed
+    std::string token_ids;      // JSON, without brackets
+    std::string chat_logprobs;  // likewise
+    TokenLists lists;           // a stream forgets what it has sent
+    size_t offset = 0;          // code points of the tokens so far
     std::string finish_reason;
-    Json stop_reason;
+    std::string stop_reason = "null";  // JSON
   };
   struct FlowState {
     std::shared_ptr<const ServedModel> model;
@@ -60,6 +58,7 @@ class OpenAiAnswer {
     v1::RequestEnd usage;
     uint32_t completion_tokens = 0;  // so far
     std::vector<Choice> choices;
+    std::string head;  // of a chunk, up to where its usage may come
   };
 
   size_t IndexOf(size_t prompt, uint32_t choice) const {
@@ -71,16 +70,25 @@ class OpenAiAnswer {
   void AddEcho(size_t prompt, Choice& choice);
   void AddCompletionToken(const FlowState& flow,
                           const v1::PositionLogprobs& position, Choice& choice);
-  Json ChatToken(const FlowState& flow,
-                 const v1::PositionLogprobs& position) const;
-  Json PromptLogprobsJson(const FlowState& flow) const;
-  Json CompletionLogprobs(const Choice& choice) const;
-  Json Usage() const;
-  Json Chunk(size_t prompt) const;  // without choices
-  Json StreamChoice(size_t prompt, uint32_t choice, std::string text) const;
-  void AddTiming(Json& object) const;
+  void AppendChatToken(const FlowState& flow,
+                       const v1::PositionLogprobs& position,
+                       std::string& list) const;
+  void AppendTokenEntry(const FlowState& flow, const v1::TokenLogprob& token,
+                        std::string& out) const;
+  void AppendPromptLogprobs(const FlowState& flow, std::string& out) const;
+  static void AppendLists(const TokenLists& lists, std::string& out);
+  void AppendUsage(std::string& out) const;
+  void AppendTiming(std::string& out) const;
+  std::string Head(const FlowState& flow) const;
+  // `choices`: JSON without brackets; `more`: members after them.
+  std::string Chunk(size_t prompt, absl::string_view choices,
+                    absl::string_view more = "") const;
+  // A choice of a chunk: `content` is the text as JSON string, "" for none.
+  std::string OpenChoice(size_t prompt, uint32_t choice,
+                         absl::string_view content) const;
+  void AppendBodyChoice(size_t prompt, uint32_t choice, std::string& out);
 
-  const OpenAiRequest request_;
+  const OpenAiRequest& request_;
   const std::string id_;
   const int64_t created_;
   std::vector<FlowState> flows_;

@@ -10,6 +10,19 @@ namespace sluice::router {
 
 using Json = nlohmann::ordered_json;
 
+std::optional<uint32_t> TokenIdOf(const Json& value) {
+  if (value.is_number_unsigned()) {
+    const uint64_t number = value.get<uint64_t>();
+    if (number <= UINT32_MAX) return static_cast<uint32_t>(number);
+  } else if (value.is_number_float()) {
+    const double number = value.get<double>();
+    if (std::floor(number) == number && number >= 0 && number <= UINT32_MAX) {
+      return static_cast<uint32_t>(number);
+    }
+  }
+  return std::nullopt;
+}
+
 const Json* BodyReader::Find(const char* name) {
   read_.emplace_back(name);
   const auto it = object_.find(name);

@@ -11,6 +11,9 @@
 
 namespace sluice::router {
 
+// The token id that `value` is: an integer, or an integral float, in 32 bits.
+std::optional<uint32_t> TokenIdOf(const nlohmann::ordered_json& value);
+
 // Reads the members of a JSON object with the strictness of the API: null
 // means absent, no type is coerced (an integral float is an integer), and the
 // first mistake is kept. After every field was asked for, Finish() refuses

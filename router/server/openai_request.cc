@@ -19,9 +19,12 @@ using Json = nlohmann::ordered_json;
 constexpr uint32_t kDefaultCompletionTokens = 16;
 constexpr size_t kMaxPrompts = 256;
 constexpr size_t kMaxSequences = 512;
+constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopTokens = 128;
 constexpr size_t kMaxBias = 1024;
 constexpr size_t kMaxMetadata = 16;
+// Of an answer that is sent in one piece.
+constexpr uint64_t kMaxGatheredBytes = 64u << 20;
 
 void ReadStops(BodyReader& body, v1::SamplingParams& sampling) {
   constexpr char kText[] =
@@ -37,7 +40,7 @@ void ReadStops(BodyReader& body, v1::SamplingParams& sampling) {
     return;
   }
   for (const Json& item : *stop) {
-    if (!item.is_string()) {
+    if (!item.is_string() || stop->size() > kMaxStops) {
       body.Fail(BadRequest(kText, "stop"));
       return;
     }
@@ -61,13 +64,14 @@ void ReadStopTokens(BodyReader& body, v1::SamplingParams& sampling) {
     return;
   }
   for (const Json& id : *ids) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+    const std::optional<uint32_t> token = TokenIdOf(id);
+    if (!token.has_value()) {
       body.Fail(BadRequest(
           absl::StrCat("stop token ", id.dump(), " is not a token id"),
           "stop_token_ids"));
       return;
     }
-    sampling.add_stop_token_ids(id.get<uint32_t>());
+    sampling.add_stop_token_ids(*token);
   }
 }
 
@@ -281,6 +285,8 @@ void ReadShared(BodyReader& body, std::optional<HttpError>& error,
   ReadStreamOptions(body, error, request);
   call.stream = request.stream;
   call.surface = Surface::kOpenAi;
+  call.max_prompt_logprobs_bytes = kMaxGatheredBytes;
+  if (!request.stream) call.max_answer_bytes = kMaxGatheredBytes;
   if (auto v = body.IntegerIn("n", 1, 128, "n must be in [1, 128]")) {
     request.n = static_cast<uint32_t>(*v);
     generate.mutable_sampling()->set_n(request.n);
@@ -412,7 +418,8 @@ void RefuseForeignParts(BodyReader& body, const Json& messages) {
 }
 
 // The prompts of a completion: a string, ids, or a list of either.
-std::vector<Json> ReadPrompts(BodyReader& body) {
+// Points into the body.
+std::vector<const Json*> ReadPrompts(BodyReader& body) {
   const Json* prompt = body.Find("prompt");
   if (prompt == nullptr) {
     body.Fail(BadRequest("prompt is required", "prompt"));
@@ -421,15 +428,15 @@ std::vector<Json> ReadPrompts(BodyReader& body) {
   const auto is_ids = [](const Json& value) {
     return value.is_array() && !value.empty() &&
            std::all_of(value.begin(), value.end(), [](const Json& id) {
-             return id.is_number_unsigned() && id.get<uint64_t>() <= UINT32_MAX;
+             return TokenIdOf(id).has_value();
            });
   };
-  if (prompt->is_string() || is_ids(*prompt)) return {*prompt};
-  std::vector<Json> prompts;
+  if (prompt->is_string() || is_ids(*prompt)) return {prompt};
+  std::vector<const Json*> prompts;
   if (prompt->is_array()) {
     for (const Json& item : *prompt) {
       if (!item.is_string() && !is_ids(item)) break;
-      prompts.push_back(item);
+      prompts.push_back(&item);
     }
   }
   if (prompts.empty() || prompts.size() != prompt->size()) {
@@ -517,7 +524,7 @@ OpenAiRequest ParseCompletionRequest(const Json& json,
   BodyReader body(json, "", error);
   ReadShared(body, error, request, call);
   ReadCompletionLimits(body, request, *call.request.mutable_sampling());
-  const std::vector<Json> prompts = ReadPrompts(body);
+  const std::vector<const Json*> prompts = ReadPrompts(body);
   if (prompts.size() * request.n > kMaxSequences) {
     body.Fail(
         BadRequest(absl::StrFormat("%d prompts x %d choices, limit %d",
@@ -549,13 +556,18 @@ OpenAiRequest ParseCompletionRequest(const Json& json,
   }
   RefuseShared(body);
   body.Finish(limits.tolerated_fields, &request.ignored_fields);
-  for (const Json& prompt : prompts) {
+  if (error.has_value()) {
+    // However many prompts there are, they do not run.
+    request.calls.push_back(std::move(call));
+    return request;
+  }
+  for (const Json* prompt : prompts) {
     GenerateCall& one = request.calls.emplace_back(call);
-    if (prompt.is_string()) {
-      one.request.set_text(prompt.get<std::string>());
+    if (prompt->is_string()) {
+      one.request.set_text(prompt->get_ref<const std::string&>());
     } else {
-      for (const Json& id : prompt) {
-        one.request.mutable_tokens()->add_ids(id.get<uint32_t>());
+      for (const Json& id : *prompt) {
+        one.request.mutable_tokens()->add_ids(*TokenIdOf(id));
       }
     }
   }

@@ -42,7 +42,8 @@ struct OpenAiLimits {
 };
 
 // Parses and checks `body` with the strictness of the API specification
-// sections 3.2 and 3.3. On a mistake `error` is set and the result undefined.
+// sections 3.2 and 3.3. On a mistake `error` is set, and the result is for the
+// request line only: one call, and whatever could be read.
 OpenAiRequest ParseChatRequest(const nlohmann::ordered_json& body,
                                const OpenAiLimits& limits,
                                std::optional<HttpError>& error);

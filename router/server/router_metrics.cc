@@ -55,7 +55,7 @@ void RouterMetrics::Add(Family& family, std::vector<std::string> labels,
 }
 
 void RouterMetrics::Update() {
-  const std::shared_ptr<const ClusterView> view = router_.view();
+  const SnapshotRef<ClusterView> view = router_.view();
   MutexLock lock(mu_);
   UpdateWorkers(*view);
   UpdateQueues();

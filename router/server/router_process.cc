@@ -70,9 +70,11 @@ absl::StatusOr<std::unique_ptr<RouterProcess>> RouterProcess::Start(
 
 absl::Status RouterProcess::StartGrpc(const config::RouterConfig& config) {
   inference_ = std::make_unique<InferenceService>(
-      *router_, [this](absl::string_view message) {
+      *router_,
+      [this](absl::string_view message) {
         router_->metrics().OnUnknownFields(message);
-      });
+      },
+      &grpc_compute_);
   health_service_ = std::make_unique<HealthService>(*health_);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::EnableDefaultHealthCheckService(false);

@@ -14,6 +14,7 @@
 #include "base/probe_port.h"
 #include "proto/config.pb.h"
 #include "router/flow/request_router.h"
+#include "router/server/compute_pool.h"
 #include "router/server/http_gateway.h"
 #include "router/server/inference_service.h"
 #include "router/server/router_metrics.h"
@@ -61,6 +62,7 @@ class RouterProcess {
   std::string last_reasons_;           // control thread
   std::unique_ptr<RequestRouter> router_;
   std::unique_ptr<RouterMetrics> router_metrics_;
+  ComputePool grpc_compute_{2, 2};  // outlives the server
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<HealthService> health_service_;
   std::unique_ptr<grpc::Server> server_;

@@ -272,19 +272,33 @@ struct CheckedProduct final : jinja::expression {
   statement_ptr inner;
 };
 
-// Throws if `root` contains itself: printing it would never end.
+// Lets go of everything the containers hold: nothing else frees a cycle.
+void Empty(const std::vector<value>& containers) {
+  for (const value& container : containers) {
+    container->val_arr.clear();
+    container->val_obj.clear();
+    if (jinja::is_val<jinja::value_object>(container)) {
+      static_cast<jinja::value_object_t&>(*container).unordered.clear();
+    }
+  }
+}
+
+// Throws if `root` contains itself: printing it would never end. Whatever is
+// thrown, limits too, takes the path apart: a cycle's values own each other.
 void CheckAcyclic(const value& root) {
-  std::set<const jinja::value_t*> done, path;
+  std::set<const jinja::value_t*> done, on_path;
+  std::vector<value> path;
   const auto visit = [&](const auto& self, const value& node) -> void {
     const bool is_array = jinja::is_val<jinja::value_array>(node);
     if (!is_array && !jinja::is_val<jinja::value_object>(node)) return;
-    if (path.count(node.get()) != 0) {
+    if (on_path.count(node.get()) != 0) {
       throw std::runtime_error("a value would contain itself");
     }
     if (!done.insert(node.get()).second) return;
     ChargeSteps(1);
     CheckStack();
-    path.insert(node.get());
+    on_path.insert(node.get());
+    path.push_back(node);
     if (is_array) {
       for (const value& item : node->as_array()) self(self, item);
     } else {
@@ -292,9 +306,15 @@ void CheckAcyclic(const value& root) {
         self(self, entry.second);
       }
     }
-    path.erase(node.get());
+    path.pop_back();
+    on_path.erase(node.get());
   };
-  visit(visit, root);
+  try {
+    visit(visit, root);
+  } catch (const std::exception&) {
+    Empty(path);
+    throw;
+  }
 }
 
 bool IsContainer(const value& v) {

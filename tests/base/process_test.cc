@@ -38,6 +38,10 @@ TEST(SignalWatcherTest, CountsStopsAndTurnsDebugOn) {
                             .on_debug =
                                 [&] {
                                   got.Push({SIGUSR1, LogEnabled(kDebug)});
+                                },
+                            .on_profile =
+                                [&] {
+                                  got.Push({SIGUSR2, 0});
                                 }});
   ASSERT_TRUE(watcher.ok()) << watcher.status();
   std::vector<std::pair<int, int>> all;
@@ -53,10 +57,11 @@ TEST(SignalWatcherTest, CountsStopsAndTurnsDebugOn) {
   EXPECT_FALSE(LogEnabled(kDebug));
   send(SIGTERM);
   send(SIGUSR1);
+  send(SIGUSR2);
   send(SIGINT);
   LogDebugFor(0);
-  EXPECT_THAT(all,
-              ElementsAre(Pair(SIGTERM, 1), Pair(SIGUSR1, 1), Pair(SIGINT, 2)));
+  EXPECT_THAT(all, ElementsAre(Pair(SIGTERM, 1), Pair(SIGUSR1, 1),
+                               Pair(SIGUSR2, 0), Pair(SIGINT, 2)));
   // A write to a pipe without a reader is an error, not the end.
   int fds[2];
   ASSERT_EQ(pipe(fds), 0);

@@ -6,6 +6,11 @@
 namespace sluice::kvtransfer {
 namespace {
 
+TransferStats StatsOf(const TransferEngine& engine) {
+  const auto stats = engine.Stats();
+  return *stats;
+}
+
 using Args = LoopbackPair::Args;
 
 PeerInfo PeerOf(const TransferEngine& engine) {
@@ -70,7 +75,7 @@ TEST(Peers, SilenceLosesThePeerAndItsTransfers) {
   ASSERT_TRUE(pair.received.ended());
   EXPECT_EQ(pair.received.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(PeerOf(*pair.target_engine).state, PeerState::kSuspect);
-  EXPECT_EQ(pair.target_engine->Stats()->peers_lost.at("prefill"), 1u);
+  EXPECT_EQ(StatsOf(*pair.target_engine).peers_lost.at("prefill"), 1u);
 }
 
 TEST(Peers, DeadSourceFailsWhatWasNotAnnounced) {

@@ -9,6 +9,11 @@
 namespace sluice::kvtransfer {
 namespace {
 
+TransferStats StatsOf(const TransferEngine& engine) {
+  const auto stats = engine.Stats();
+  return *stats;
+}
+
 using Args = LoopbackPair::Args;
 
 class BothModes : public ::testing::TestWithParam<TransferMode> {
@@ -284,7 +289,7 @@ TEST_P(BothModes, FlippedBitFails) {
   EXPECT_EQ(wire.Count("stopped"), 1);
   ASSERT_TRUE(pair.sent.ended());
   EXPECT_EQ(pair.sent.state(), TransferState::kCancelled);
-  EXPECT_EQ(pair.target_engine->Stats()->digest_failures.at("prefill"), 1u);
+  EXPECT_EQ(StatsOf(*pair.target_engine).digest_failures.at("prefill"), 1u);
 }
 
 // Open | illegal rectangle.
@@ -457,10 +462,10 @@ TEST_P(BothModes, RecordsAreForgotten) {
     pair.Settle();
   }
   EXPECT_EQ(pair.received.ends.size(), 20u);
-  EXPECT_EQ(pair.target_engine->Stats()->terminal_records, 20u);
+  EXPECT_EQ(StatsOf(*pair.target_engine).terminal_records, 20u);
   pair.Run(61'000);
-  EXPECT_EQ(pair.target_engine->Stats()->terminal_records, 0u);
-  EXPECT_EQ(pair.source_engine->Stats()->terminal_records, 0u);
+  EXPECT_EQ(StatsOf(*pair.target_engine).terminal_records, 0u);
+  EXPECT_EQ(StatsOf(*pair.source_engine).terminal_records, 0u);
   pair.target_engine->CheckInvariants();
 }
 

@@ -94,9 +94,7 @@ class ThreadedEngine final : public Engine {
   void ReleaseHeld(RequestKey key) override { Post(ReleaseHeldMessage{key}); }
   void ResetPrefixCache() override { Post(ResetMessage{}); }
 
-  std::shared_ptr<const EngineStats> stats() const override {
-    return published_.Get();
-  }
+  SnapshotRef<EngineStats> stats() const override { return published_.Get(); }
 
  private:
   // A request without a final status.

@@ -111,7 +111,7 @@ class Engine {
   // Drops every cached hash.
   virtual void ResetPrefixCache() = 0;
 
-  virtual std::shared_ptr<const EngineStats> stats() const = 0;
+  virtual SnapshotRef<EngineStats> stats() const = 0;
 };
 
 }  // namespace sluice::worker

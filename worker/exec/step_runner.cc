@@ -194,6 +194,7 @@ void StepRunner::RunForward(const StepPlan& plan) {
 
 void StepRunner::FillLogprobs(std::vector<WantedLogprobs>* wanted) {
   if (wanted->empty()) return;
+  OpLap lap(buffers_->profile());
   std::vector<kernels::LogprobsRow> rows;
   rows.reserve(wanted->size());
   for (WantedLogprobs& want : *wanted) {
@@ -205,6 +206,7 @@ void StepRunner::FillLogprobs(std::vector<WantedLogprobs>* wanted) {
   }
   options_.ops->logprobs(
       context(), {.rows = rows, .vocab = options_.model->config().vocab});
+  lap.Done(StepOp::kLogprobs);
 }
 
 void StepRunner::SampleSlice(const StepPlan& plan, size_t first, size_t last,
@@ -237,11 +239,13 @@ void StepRunner::SampleSlice(const StepPlan& plan, size_t first, size_t last,
   }
   sampled_.assign(sample_rows_.size(), -1);
   statuses_.assign(sample_rows_.size(), kernels::SampleStatus::kOk);
+  OpLap lap(buffers_->profile());
   options_.ops->sample(context(), {.rows = sample_rows_,
                                    .vocab = vocab,
                                    .scratch = sample_scratch_.data(),
                                    .tokens = sampled_.data(),
                                    .status = statuses_.data()});
+  lap.Done(StepOp::kSample);
   std::vector<WantedLogprobs> wanted;
   for (size_t i = 0; i < sampled_.size(); ++i) {
     SampledToken& out = result->sampled[first_result + i];
@@ -312,28 +316,38 @@ void StepRunner::RunPromptLogprobs(const PlanRow& row, int64_t first_token,
   result->prompt_logprobs.push_back(std::move(out));
 }
 
+void StepRunner::Compute(const StepPlan& plan, StepResult* result) {
+  if (!plan.copies.empty()) {
+    OpLap lap(buffers_->profile());
+    options_.ops->copy_blocks(
+        context(),
+        {.base = options_.pool->base(),
+         .block_stride_bytes = options_.pool->layout().block_stride_bytes(),
+         .pairs = plan.copies});
+    lap.Done(StepOp::kCopyBlocks);
+  }
+  if (plan.rows.empty()) return;
+  RunForward(plan);
+  for (size_t r = 0; r < plan.rows.size(); ++r) {
+    if (plan.rows[r].prompt_logprobs < 0) continue;
+    RunPromptLogprobs(plan.rows[r], q_off_[r], result);
+  }
+  RunSamples(plan, result);
+}
+
 absl::StatusOr<StepResult> StepRunner::Run(const StepPlan& plan) {
   const int64_t start_us = options_.clock->NowMicros();
   UpdateSequences(plan);
   RETURN_IF_ERROR(CheckPlan(plan));
   for (const PlanRow& row : plan.rows) RETURN_IF_ERROR(AlignStates(row));
   StepResult result;
-  if (!plan.copies.empty()) {
-    options_.ops->copy_blocks(
-        context(),
-        {.base = options_.pool->base(),
-         .block_stride_bytes = options_.pool->layout().block_stride_bytes(),
-         .pairs = plan.copies});
-  }
-  if (!plan.rows.empty()) {
-    RunForward(plan);
-    for (size_t r = 0; r < plan.rows.size(); ++r) {
-      if (plan.rows[r].prompt_logprobs < 0) continue;
-      RunPromptLogprobs(plan.rows[r], q_off_[r], &result);
-    }
-    RunSamples(plan, &result);
-  }
+  StepProfiler* const profiler =
+      plan.rows.empty() ? nullptr : options_.profiler;
+  OpProfile* const profile = profiler == nullptr ? nullptr : profiler->Begin();
+  buffers_->set_profile(profile);
+  Compute(plan, &result);
   result.compute_us = options_.clock->NowMicros() - start_us;
+  if (profile != nullptr) profiler->End(context(), result.compute_us * 1000);
   return result;
 }
 

@@ -16,6 +16,7 @@
 #include "worker/engine/executor.h"
 #include "worker/engine/step_plan.h"
 #include "worker/exec/sequence_state.h"
+#include "worker/exec/step_profiler.h"
 #include "worker/model/page_memory.h"
 #include "worker/model/transformer.h"
 
@@ -34,6 +35,7 @@ struct StepRunnerOptions {
   std::vector<TokenId> eos_ids;
   bool digest_logits = false;         // fill SampledToken::logits_sha256
   LayerObserver* observer = nullptr;  // may be null
+  StepProfiler* profiler = nullptr;   // may be null
 };
 
 // Runs steps on the calling thread, one at a time, and keeps the sampling
@@ -62,6 +64,8 @@ class StepRunner {
   explicit StepRunner(const StepRunnerOptions& options) : options_(options) {}
 
   void UpdateSequences(const StepPlan& plan);
+  // Everything a checked plan computes.
+  void Compute(const StepPlan& plan, StepResult* result);
   absl::Status CheckPlan(const StepPlan& plan) const;
   absl::Status CheckRow(const PlanRow& row) const;
   // Brings the states of the sequences a row samples to the row's last token.

@@ -28,7 +28,7 @@ class ServedLink final : public LinkReactor<ServerLink> {
 
  private:
   void CancelCall() override { context_->TryCancel(); }
-  void EndStream(const absl::Status& status) override {
+  void EndCall(const absl::Status& status) override {
     Finish(ToGrpcStatus(status));
   }
 

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "base/mutex.h"
+#include "base/stream_writer.h"
 #include "proto/kv.pb.h"
 #include "worker/handoff/kv_links.h"
 
@@ -16,11 +17,11 @@ namespace sluice::worker {
 
 // One Link stream over either kind of gRPC bidi reactor (server or client):
 // `Reactor` has StartRead, StartWrite, OnReadDone and OnWriteDone, and the
-// subclass says how the stream is ended from this side. At most one write is
-// in flight; a stream that cannot keep up with kMaxQueued messages is closed.
-// Kept alive by `self_` until the subclass calls Release() in OnDone().
+// subclass says how the call is cancelled and ended from this side. A stream
+// that cannot keep up with kMaxQueued messages is closed. Kept alive by `self_`
+// until the subclass calls Release() in OnDone().
 template <typename Reactor>
-class LinkReactor : public Reactor,
+class LinkReactor : public StreamWriter<Reactor, v1::KvMessage>,
                     public LinkWriter,
                     public std::enable_shared_from_this<LinkReactor<Reactor>> {
  public:
@@ -28,22 +29,21 @@ class LinkReactor : public Reactor,
       : links_(links), peer_(std::move(peer)) {}
 
   void Send(v1::KvMessage message) override {
+    if (this->ending()) return;
     bool full = false;
-    bool write = false;
     {
-      MutexLock lock(mu_);
-      if (end_.has_value()) return;
+      MutexLock lock(queue_mu_);
       full = queue_.size() >= kMaxQueued;
-      if (!full) {
-        queue_.push_back(std::move(message));
-        write = NextWrite();
-      }
+      if (!full) queue_.push_back(std::move(message));
     }
-    if (write) this->StartWrite(&writing_);
-    if (full) Close();
+    if (full) {
+      Close();
+    } else {
+      this->Advance();
+    }
   }
 
-  void Close() override { End(absl::UnavailableError("link closed")); }
+  void Close() override { this->EndNow(absl::UnavailableError("link closed")); }
 
   void OnReadDone(bool ok) override {
     if (!ok) {
@@ -54,28 +54,7 @@ class LinkReactor : public Reactor,
     if (status.ok()) {
       this->StartRead(&reading_);
     } else {
-      End(status);
-    }
-  }
-
-  void OnWriteDone(bool ok) override {
-    bool write = false;
-    std::optional<absl::Status> end;
-    {
-      MutexLock lock(mu_);
-      in_flight_ = false;
-      if (end_.has_value()) {
-        end = end_;
-      } else {
-        write = ok && NextWrite();
-      }
-    }
-    if (end.has_value()) {
-      EndStream(*end);
-    } else if (write) {
-      this->StartWrite(&writing_);
-    } else if (!ok) {
-      Close();
+      this->EndNow(status);
     }
   }
 
@@ -91,49 +70,26 @@ class LinkReactor : public Reactor,
   // Last act: nothing of the object may be used after it.
   void Release(const absl::Status& status) {
     links_.Ended(peer_, this, status);
-    self_.reset();
+    const std::shared_ptr<LinkReactor> last = std::move(self_);
   }
-  // Makes what is in flight return. Any number of times.
-  virtual void CancelCall() = 0;
-  // Called once, outside the lock, with no write in flight.
-  virtual void EndStream(const absl::Status& status) = 0;
 
   KvLinks& links_;
   const std::string peer_;
 
  private:
-  // The first call counts. A write in flight still needs the call: it is
-  // cancelled, and the stream ends when the write has returned.
-  void End(const absl::Status& status) {
-    bool writing = false;
-    {
-      MutexLock lock(mu_);
-      if (end_.has_value()) return;
-      end_ = status;
-      writing = in_flight_;
-    }
-    if (writing) {
-      CancelCall();
-    } else {
-      EndStream(status);
-    }
-  }
-
-  bool NextWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (in_flight_ || queue_.empty()) return false;
-    writing_ = std::move(queue_.front());
+  const v1::KvMessage* NextMessage(std::optional<absl::Status>&) override {
+    MutexLock lock(queue_mu_);
+    if (queue_.empty()) return nullptr;
+    current_ = std::move(queue_.front());
     queue_.pop_front();
-    in_flight_ = true;
-    return true;
+    return &current_;
   }
 
   std::shared_ptr<LinkReactor> self_;
   v1::KvMessage reading_;  // gRPC's while a read is pending
-  v1::KvMessage writing_;  // gRPC's while `in_flight_`
-  Mutex mu_;
-  std::deque<v1::KvMessage> queue_ ABSL_GUARDED_BY(mu_);
-  bool in_flight_ ABSL_GUARDED_BY(mu_) = false;
-  std::optional<absl::Status> end_ ABSL_GUARDED_BY(mu_);
+  v1::KvMessage current_;  // gRPC's while a write is in flight
+  Mutex queue_mu_;
+  std::deque<v1::KvMessage> queue_ ABSL_GUARDED_BY(queue_mu_);
 };
 
 }  // namespace sluice::worker

@@ -75,7 +75,7 @@ class DialledLink final : public LinkReactor<ClientLink> {
 
  private:
   void CancelCall() override { context_.TryCancel(); }
-  void EndStream(const absl::Status&) override {
+  void EndCall(const absl::Status&) override {
     context_.TryCancel();
     RemoveHold();
   }
@@ -85,6 +85,52 @@ class DialledLink final : public LinkReactor<ClientLink> {
   CondVar ended_;
   bool done_ ABSL_GUARDED_BY(mu_) = false;
 };
+
+// The name of the worker behind `stub`.
+absl::StatusOr<std::string> AskName(const std::stop_token& stop,
+                                    v1::Kv::Stub& stub) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
+  const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
+  v1::LayoutManifest manifest;
+  const grpc::Status status = stub.GetManifest(&context, {}, &manifest);
+  if (!status.ok()) return FromGrpcStatus(status);
+  return manifest.worker();
+}
+
+// Whether the transfer engine has given up the peer, though its link is open.
+bool IsLost(const kvtransfer::TransferEngine& transfers,
+            const std::string& worker) {
+  const auto peers = transfers.Peers();
+  for (const kvtransfer::PeerInfo& peer : *peers) {
+    if (peer.worker == worker) {
+      return peer.state == kvtransfer::PeerState::kSuspect ||
+             peer.state == kvtransfer::PeerState::kRefused;
+    }
+  }
+  return false;
+}
+
+// The worker paired with.
+absl::StatusOr<std::string> PairWith(const std::stop_token& stop,
+                                     v1::Kv::Stub& stub,
+                                     kvtransfer::TransferEngine& transfers) {
+  const kvtransfer::PeerOffer ours = transfers.PrepareOffer();
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
+  const std::stop_callback cancel(stop, [&context] { context.TryCancel(); });
+  v1::PairResponse response;
+  const grpc::Status status =
+      stub.Pair(&context, kvtransfer::ToPairRequest(ours), &response);
+  if (!status.ok()) return FromGrpcStatus(status);
+  ASSIGN_OR_RETURN(kvtransfer::PeerOffer theirs,
+                   kvtransfer::FromProto(response));
+  RETURN_IF_ERROR(transfers.CheckOffer(theirs, 0));
+  transfers.Pair(ours, theirs);
+  return theirs.manifest.worker;
+}
+
+}  // namespace
 
 std::vector<std::string> ResolveAll(const std::string& host_port) {
   std::vector<std::string> found;
@@ -112,53 +158,12 @@ std::vector<std::string> ResolveAll(const std::string& host_port) {
   return found;
 }
 
-// The name of the worker behind `stub`.
-absl::StatusOr<std::string> AskName(v1::Kv::Stub& stub) {
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
-  v1::LayoutManifest manifest;
-  const grpc::Status status = stub.GetManifest(&context, {}, &manifest);
-  if (!status.ok()) return FromGrpcStatus(status);
-  return manifest.worker();
-}
-
-// Whether the transfer engine has given up the peer, though its link is open.
-bool IsLost(const kvtransfer::TransferEngine& transfers,
-            const std::string& worker) {
-  const std::shared_ptr<const std::vector<kvtransfer::PeerInfo>> peers =
-      transfers.Peers();
-  for (const kvtransfer::PeerInfo& peer : *peers) {
-    if (peer.worker == worker) {
-      return peer.state == kvtransfer::PeerState::kSuspect ||
-             peer.state == kvtransfer::PeerState::kRefused;
-    }
-  }
-  return false;
-}
-
-// The worker paired with.
-absl::StatusOr<std::string> PairWith(v1::Kv::Stub& stub,
-                                     kvtransfer::TransferEngine& transfers) {
-  const kvtransfer::PeerOffer ours = transfers.PrepareOffer();
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kPairTimeout);
-  v1::PairResponse response;
-  const grpc::Status status =
-      stub.Pair(&context, kvtransfer::ToPairRequest(ours), &response);
-  if (!status.ok()) return FromGrpcStatus(status);
-  ASSIGN_OR_RETURN(kvtransfer::PeerOffer theirs,
-                   kvtransfer::FromProto(response));
-  RETURN_IF_ERROR(transfers.CheckOffer(theirs, 0));
-  transfers.Pair(ours, theirs);
-  return theirs.manifest.worker;
-}
-
-}  // namespace
-
 PeerDialer::PeerDialer(PeerDialerOptions options,
                        kvtransfer::TransferEngine& transfers, KvLinks& links)
     : options_(std::move(options)), transfers_(transfers), links_(links) {
-  for (const std::string& address : options_.addresses) AddPeer(address);
+  for (const std::string& address : options_.addresses) {
+    AddPeer(address, /*from_dns=*/false);
+  }
   if (!options_.dns.empty()) {
     resolver_ = StartThread(
         "kv_resolver", [this](const std::stop_token& stop) { Resolve(stop); });
@@ -167,27 +172,63 @@ PeerDialer::PeerDialer(PeerDialerOptions options,
 
 PeerDialer::~PeerDialer() {
   resolver_ = std::jthread();  // stops and joins: no more dialers
-  for (auto& [address, thread] : dialers_) thread.request_stop();
+  std::map<std::string, std::unique_ptr<Dialer>> dialers;
+  {
+    MutexLock lock(mu_);
+    dialers.swap(dialers_);
+  }
+  for (auto& [address, dialer] : dialers) dialer->thread.request_stop();
   links_.CloseAll();
 }
 
-void PeerDialer::AddPeer(const std::string& address) {
-  if (dialers_.contains(address)) return;
-  dialers_[address] = StartThread(
+std::vector<std::string> PeerDialer::addresses() const {
+  std::vector<std::string> found;
+  MutexLock lock(mu_);
+  for (const auto& [address, dialer] : dialers_) found.push_back(address);
+  return found;
+}
+
+void PeerDialer::AddPeer(const std::string& address, bool from_dns) {
+  MutexLock lock(mu_);
+  std::unique_ptr<Dialer>& dialer = dialers_[address];
+  if (dialer != nullptr) return;
+  dialer = std::make_unique<Dialer>();
+  dialer->from_dns = from_dns;
+  dialer->thread = StartThread(
       "kv_dialer",
-      [this, address](const std::stop_token& stop) { Dial(stop, address); });
+      [this, address, linked = &dialer->linked](const std::stop_token& stop) {
+        Dial(stop, address, *linked);
+      });
 }
 
 void PeerDialer::Resolve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    for (const std::string& address : ResolveAll(options_.dns)) {
-      AddPeer(address);
-    }
-    Pause(stop, kResolveEvery);
+    const std::vector<std::string> named = options_.resolve(options_.dns);
+    for (const std::string& address : named) AddPeer(address, true);
+    if (!named.empty()) DropUnnamed(named);
+    Pause(stop, milliseconds(options_.resolve_every_ms));
   }
 }
 
-void PeerDialer::Dial(const std::stop_token& stop, const std::string& address) {
+void PeerDialer::DropUnnamed(const std::vector<std::string>& named) {
+  std::vector<std::unique_ptr<Dialer>> dropped;  // joined without the lock
+  MutexLock lock(mu_);
+  for (auto it = dialers_.begin(); it != dialers_.end();) {
+    const auto current = it++;
+    const auto& [address, dialer] = *current;
+    if (!dialer->from_dns || dialer->linked ||
+        std::find(named.begin(), named.end(), address) != named.end()) {
+      continue;
+    }
+    Log(kInfo, "kv peer address given up", {{"peer", address}});
+    dialer->thread.request_stop();
+    dropped.push_back(std::move(current->second));
+    dialers_.erase(current);
+  }
+}
+
+void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
+                      std::atomic<bool>& linked) {
   grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
@@ -199,23 +240,29 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address) {
           address, grpc::InsecureChannelCredentials(), arguments));
   milliseconds pause(0);
   std::string last_error;
+  // Asked for before the first pair only: pairing with a worker that is linked
+  // through another of its addresses would break that link.
+  absl::StatusOr<std::string> name = std::string();
   while (!stop.stop_requested()) {
-    const absl::StatusOr<std::string> name = AskName(*stub);
+    if (!name.ok() || name->empty()) name = AskName(stop, *stub);
     if (name.ok() && links_.IsOpen(*name)) {
-      Pause(stop, kLongestPause);  // reached by another of its addresses
+      Pause(stop, kLongestPause);
+      name = std::string();  // another worker may have come to this address
       continue;
     }
-    const absl::StatusOr<std::string> paired =
-        name.ok() ? PairWith(*stub, transfers_) : name;
-    if (paired.ok()) {
+    if (name.ok()) name = PairWith(stop, *stub, transfers_);
+    if (name.ok()) {
       last_error.clear();
+      linked = true;
       // A link that lived earns an immediate retry.
-      if (FollowLink(stop, *stub, *paired)) pause = milliseconds(0);
-    } else if (last_error != paired.status().message()) {
+      if (FollowLink(stop, *stub, *name)) pause = milliseconds(0);
+      linked = false;
+    } else if (last_error != name.status().message() &&
+               !stop.stop_requested()) {
       // Once per cause: a peer may be away for long.
-      last_error = std::string(paired.status().message());
+      last_error = std::string(name.status().message());
       Log(kWarn, "kv peer not paired",
-          {{"peer", address}, {"error", paired.status().ToString()}});
+          {{"peer", address}, {"error", name.status().ToString()}});
     }
     Pause(stop, pause);
     pause = std::clamp(pause * 2, kFirstPause, kLongestPause);

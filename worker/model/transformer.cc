@@ -66,6 +66,17 @@ void NormHeads(const OpContext& context, const OpTable& ops,
   }
 }
 
+// What one layer's attention reads: K and V of every entry once.
+int64_t AttentionBytes(const StepInputs& in, const ModelConfig& config,
+                       const kernels::KvView& kv) {
+  int64_t entries = 0;
+  for (size_t i = 0; i < in.kv_before.size(); ++i) {
+    entries += in.kv_before[i] + in.q_off[i + 1] - in.q_off[i];
+  }
+  const int64_t value_bytes = kv.dtype == kernels::KvDtype::kF32 ? 4 : 2;
+  return entries * 2 * config.kv_width() * value_bytes;
+}
+
 }  // namespace
 
 CausalLm::CausalLm(ModelConfig config, DecoderWeights weights,
@@ -123,6 +134,7 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
   const DecoderLayerWeights& w = weights_.layers[layer];
   const int64_t tokens = b->tokens_;
   const int64_t width = c.q_width() + 2 * c.kv_width();
+  OpLap lap(b->profile_);
   const MatrixView<float> residual =
       View(b->residual_, tokens, c.hidden, c.hidden);
   const MatrixView<float> qkv = View(b->qkv_, tokens, width, width);
@@ -134,11 +146,13 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
                            .weight = w.attention_norm.data(),
                            .y = normed,
                            .epsilon = c.norm_epsilon});
+    lap.Done(StepOp::kNorm);
     w.qkv.Apply(context, ops,
                 {.x = Const(normed),
                  .y = Rows(qkv, r, end),
                  .accumulate = false,
                  .scratch = b->activations_});
+    lap.Done(StepOp::kQkv, w.qkv.packed_bytes());
   }
   const MatrixView<float> q = Columns(qkv, 0, c.q_width());
   const MatrixView<float> k = Columns(qkv, c.q_width(), c.kv_width());
@@ -155,6 +169,7 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
                .heads = c.kv_heads,
                .weight = w.k_norm,
                .epsilon = c.norm_epsilon});
+    lap.Done(StepOp::kHeadNorm);
   }
   // q and k lie side by side and rotate alike: one call.
   ops.rope(context, {.x = Columns(qkv, 0, c.q_width() + c.kv_width()),
@@ -163,9 +178,11 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
                      .positions = in.positions,
                      .table = rope_.view(),
                      .pairs = c.rope_pairs});
+  lap.Done(StepOp::kRope);
   ops.write_kv(
       context,
       {.k = Const(k), .v = Const(v), .slots = in.slots, .kv = in.kv[layer]});
+  lap.Done(StepOp::kWriteKv);
   ops.attention(context,
                 {.q = Const(q),
                  .out = View(b->attended_, tokens, c.q_width(), c.q_width()),
@@ -178,6 +195,7 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
                  .scale = static_cast<float>(
                      1.0 / std::sqrt(static_cast<double>(c.head_dim))),
                  .scratch = b->attention_});
+  lap.Done(StepOp::kAttention, AttentionBytes(in, c, in.kv[layer]));
 }
 
 void CausalLm::Mlp(const OpContext& context, const OpTable& ops, int64_t layer,
@@ -188,23 +206,28 @@ void CausalLm::Mlp(const OpContext& context, const OpTable& ops, int64_t layer,
   const MatrixView<float> gate_up =
       View(b->gate_up_, x.rows, 2 * c.ffn, 2 * c.ffn);
   const MatrixView<float> gate = Columns(gate_up, 0, c.ffn);
+  OpLap lap(b->profile_);
   ops.rms_norm(context, {.x = Const(x),
                          .weight = w.mlp_norm.data(),
                          .y = normed,
                          .epsilon = c.norm_epsilon});
+  lap.Done(StepOp::kNorm);
   w.gate_up.Apply(context, ops,
                   {.x = Const(normed),
                    .y = gate_up,
                    .accumulate = false,
                    .scratch = b->activations_});
+  lap.Done(StepOp::kGateUp, w.gate_up.packed_bytes());
   ops.silu_mul(context, {.gate = Const(gate),
                          .up = Const(Columns(gate_up, c.ffn, c.ffn)),
                          .y = gate});
+  lap.Done(StepOp::kSiluMul);
   w.down.Apply(context, ops,
                {.x = Const(gate),
                 .y = x,
                 .accumulate = true,
                 .scratch = b->activations_});
+  lap.Done(StepOp::kDown, w.down.packed_bytes());
 }
 
 void CausalLm::Forward(const OpContext& context, const OpTable& ops,
@@ -218,6 +241,7 @@ void CausalLm::Forward(const OpContext& context, const OpTable& ops,
   SLUICE_CHECK(static_cast<int64_t>(in.kv.size()) == c.layers);
   b->tokens_ = tokens;
   if (tokens == 0) return;
+  OpLap lap(b->profile_);
   const MatrixView<float> residual =
       View(b->residual_, tokens, c.hidden, c.hidden);
   const MatrixView<float> attended =
@@ -225,18 +249,23 @@ void CausalLm::Forward(const OpContext& context, const OpTable& ops,
   ops.embedding(
       context,
       {.ids = in.ids, .table = weights_.embedding.matrix(), .y = residual});
+  lap.Done(StepOp::kEmbedding);
   for (int64_t layer = 0; layer < c.layers; ++layer) {
+    const Linear& output = weights_.layers[layer].output;
     Attention(context, ops, in, layer, b);
     layer_done(layer + 1);
+    lap.Restart();
     for (int64_t r = 0; r < tokens; r += b->slice_rows_) {
       const int64_t end = std::min(tokens, r + b->slice_rows_);
       const MatrixView<float> x = Rows(residual, r, end);
-      weights_.layers[layer].output.Apply(context, ops,
-                                          {.x = Const(Rows(attended, r, end)),
-                                           .y = x,
-                                           .accumulate = true,
-                                           .scratch = b->activations_});
+      output.Apply(context, ops,
+                   {.x = Const(Rows(attended, r, end)),
+                    .y = x,
+                    .accumulate = true,
+                    .scratch = b->activations_});
+      lap.Done(StepOp::kOutput, output.packed_bytes());
       Mlp(context, ops, layer, x, b);
+      lap.Restart();
     }
   }
 }
@@ -257,15 +286,18 @@ MatrixView<const float> CausalLm::Logits(const OpContext& context,
   }
   const MatrixView<float> logits = View(b->logits_, count, c.vocab, c.vocab);
   if (count == 0) return Const(logits);
+  OpLap lap(b->profile_);
   ops.rms_norm(context, {.x = Const(input),
                          .weight = weights_.final_norm.data(),
                          .y = input,
                          .epsilon = c.norm_epsilon});
+  lap.Done(StepOp::kNorm);
   weights_.output_head().Apply(context, ops,
                                {.x = Const(input),
                                 .y = logits,
                                 .accumulate = false,
                                 .scratch = b->activations_});
+  lap.Done(StepOp::kHead, weights_.output_head().packed_bytes());
   return Const(logits);
 }
 

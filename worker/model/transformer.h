@@ -13,6 +13,7 @@
 #include "kernels/rope_table.h"
 #include "worker/model/decoder_weights.h"
 #include "worker/model/model_config.h"
+#include "worker/model/op_profile.h"
 #include "worker/model/page_memory.h"
 
 namespace sluice::worker {
@@ -88,9 +89,14 @@ class ForwardBuffers {
   int64_t size_bytes() const { return memory_.size_bytes(); }
   const StepLimits& limits() const { return limits_; }
 
+  // Where the time of what runs with these buffers goes; null: not measured.
+  void set_profile(OpProfile* profile) { profile_ = profile; }
+  OpProfile* profile() const { return profile_; }
+
  private:
   friend class CausalLm;
 
+  OpProfile* profile_ = nullptr;
   StepLimits limits_;
   PageMemory memory_;
   int64_t slice_rows_ = 0;

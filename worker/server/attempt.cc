@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "worker/handoff/logprobs_proto.h"
+
 namespace sluice::worker {
 namespace {
 
@@ -35,16 +37,6 @@ std::shared_ptr<const v1::WorkerEvent> Trimmed(
 }
 
 }  // namespace
-
-void ToProto(const TokenLogprobs& logprobs, v1::PositionLogprobs* proto) {
-  proto->mutable_chosen()->set_token_id(logprobs.token);
-  proto->mutable_chosen()->set_logprob(logprobs.logprob);
-  for (const kernels::TopLogprob& top : logprobs.top) {
-    v1::TokenLogprob* entry = proto->add_top();
-    entry->set_token_id(top.token);
-    entry->set_logprob(top.logprob);
-  }
-}
 
 Attempt::Attempt(AttemptInfo info, const Clock& clock)
     : info_(std::move(info)),
@@ -93,10 +85,24 @@ std::optional<absl::Status> Attempt::FinalStatus(const Cursor& cursor) const {
   return final_;
 }
 
+void Attempt::CutReader(const absl::Status& cause) {
+  std::shared_ptr<AttemptReader> reader;
+  {
+    MutexLock lock(mu_);
+    reader = reader_;
+  }
+  if (reader != nullptr) reader->OnCut(cause);
+}
+
+void Attempt::SetUnwanted() {
+  MutexLock lock(mu_);
+  unwanted_ = true;
+}
+
 bool Attempt::Expired() const {
   MutexLock lock(mu_);
   if (reader_ != nullptr) return false;
-  if (fully_read_ && final_.has_value()) return true;
+  if (final_.has_value() && (fully_read_ || unwanted_)) return true;
   return clock_.NowMicros() - unread_since_us_ >= info_.orphan_ms * 1000;
 }
 

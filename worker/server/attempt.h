@@ -38,6 +38,8 @@ class AttemptReader {
   virtual void OnReadable() = 0;
   // Another reader took over.
   virtual void OnReplaced() = 0;
+  // To end at once with `cause`, whatever is unread.
+  virtual void OnCut(const absl::Status& cause) = 0;
 };
 
 // One attempt's output: a journal of events that a reader follows, so that a
@@ -64,7 +66,13 @@ class Attempt final : public TokenSink {
   std::shared_ptr<const v1::WorkerEvent> Next(Cursor& cursor);
   std::optional<absl::Status> FinalStatus(const Cursor& cursor) const;
 
-  // Without a reader for orphan_ms, finished or not.
+  // Ends the reader there is, if any, whatever it has not read.
+  void CutReader(const absl::Status& cause);
+  // Nobody will come for what is unread.
+  void SetUnwanted();
+
+  // Without a reader for orphan_ms, finished or not; at once when it is
+  // finished and was read to the end or is unwanted.
   bool Expired() const;
   bool finished() const;
   // True the first time only: its orphan is ended once.
@@ -106,13 +114,11 @@ class Attempt final : public TokenSink {
   std::map<uint32_t, uint32_t> next_position_ ABSL_GUARDED_BY(mu_);
   bool fully_read_ ABSL_GUARDED_BY(mu_) = false;
   bool orphaned_ ABSL_GUARDED_BY(mu_) = false;
+  bool unwanted_ ABSL_GUARDED_BY(mu_) = false;
   int64_t unread_since_us_ ABSL_GUARDED_BY(mu_);
   uint32_t cached_tokens_ ABSL_GUARDED_BY(mu_) = 0;
   v1::Timing timing_ ABSL_GUARDED_BY(mu_);
 };
-
-// What both kinds of reader and the handover use.
-void ToProto(const TokenLogprobs& logprobs, v1::PositionLogprobs* proto);
 
 }  // namespace sluice::worker
 

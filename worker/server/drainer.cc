@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/grpc_status.h"
 #include "base/thread.h"
 
 namespace sluice::worker {
@@ -11,6 +12,9 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookEvery(20);
 constexpr std::chrono::milliseconds kReportGrace(100);
+// How long readers may take for what ended at the end of the budget.
+constexpr std::chrono::milliseconds kReadGrace(500);
+constexpr int64_t kRetryMs = 1000;
 
 }  // namespace
 
@@ -25,7 +29,7 @@ void Drainer::Start(uint32_t budget_ms, const char* cause) {
 }
 
 v1::DrainStatus Drainer::Status() const {
-  const std::shared_ptr<const EngineStats> stats = parts_.engine->stats();
+  const SnapshotRef<EngineStats> stats = parts_.engine->stats();
   v1::DrainStatus status;
   status.set_state(parts_.state->Get());
   status.set_requests(static_cast<uint32_t>(stats->live_requests));
@@ -45,16 +49,19 @@ bool Drainer::Empty() const {
 void Drainer::Run(std::stop_token stop, uint32_t budget_ms) {
   using Clock = std::chrono::steady_clock;
   const auto deadline = Clock::now() + std::chrono::milliseconds(budget_ms);
-  bool cut = false;
+  const absl::Status spent =
+      WithRetry(absl::UnavailableError("drain budget is spent"), kRetryMs);
+  bool cancelled = false;
   std::mutex mu;
   std::condition_variable_any wake;
   std::unique_lock<std::mutex> lock(mu);
   while (!stop.stop_requested() && !Empty()) {
-    if (!cut && Clock::now() >= deadline) {
-      cut = true;
-      parts_.requests->CancelAll(
-          absl::UnavailableError("drain budget is spent"));
+    const Clock::time_point now = Clock::now();
+    if (!cancelled && now >= deadline) {
+      cancelled = true;
+      parts_.requests->CancelAll(spent);
     }
+    if (now >= deadline + kReadGrace) parts_.requests->CutFinished(spent);
     wake.wait_for(lock, stop, kLookEvery,
                   [&stop] { return stop.stop_requested(); });
   }

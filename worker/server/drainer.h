@@ -15,8 +15,9 @@ namespace sluice::worker {
 
 // SERVING -> DRAINING -> DRAINED, once, by whoever asks first (a signal or the
 // Drain call). What is admitted is finished within the budget; what is left
-// then ends kUnavailable. DRAINED holds when no request, no held or remote
-// block and no reader is left; then `on_drained` runs on the drain's thread.
+// then ends kUnavailable, and readers that do not take even that are cut.
+// DRAINED holds when no request, no held or remote block and no reader is left;
+// then `on_drained` runs on the drain's thread.
 class Drainer {
  public:
   struct Parts {

@@ -1,5 +1,6 @@
 #include "worker/server/request_table.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -12,7 +13,10 @@
 namespace sluice::worker {
 namespace {
 
-constexpr int64_t kRememberCancelUs = 60'000'000;
+// A cancel overtakes its Submit by little: both come over one connection. Not
+// longer, because a client may use its request id again.
+constexpr int64_t kRememberCancelUs = 5'000'000;
+constexpr size_t kMaxEarlyCancels = 65536;
 constexpr std::chrono::milliseconds kSweepEvery(50);
 
 }  // namespace
@@ -38,10 +42,11 @@ absl::StatusOr<RequestTable::Entered> RequestTable::Enter(
   Entered entered;
   {
     MutexLock lock(mu_);
-    const auto cancelled = cancelled_until_us_.find(info.request_id);
-    if (cancelled != cancelled_until_us_.end() &&
-        cancelled->second > clock_.NowMicros()) {
-      return absl::CancelledError("cancelled");
+    const auto early = early_cancels_.find(info.request_id);
+    if (early != early_cancels_.end() &&
+        early->second.until_us > clock_.NowMicros() &&
+        (early->second.attempt == 0 || info.attempt <= early->second.attempt)) {
+      return early->second.cause;
     }
     std::shared_ptr<Attempt>& slot = attempts_[info.request_id];
     if (slot != nullptr && info.attempt < slot->info().attempt) {
@@ -78,20 +83,36 @@ absl::StatusOr<std::shared_ptr<Attempt>> RequestTable::Find(
 
 bool RequestTable::CancelRequest(const std::string& request_id,
                                  uint32_t attempt, const absl::Status& cause) {
-  RequestKey key = 0;
+  std::shared_ptr<Attempt> live;
   {
     MutexLock lock(mu_);
     const auto it = attempts_.find(request_id);
-    if (it == attempts_.end()) {
-      cancelled_until_us_[request_id] = clock_.NowMicros() + kRememberCancelUs;
+    if (it == attempts_.end() || attempt > it->second->info().attempt) {
+      Remember(request_id, attempt, cause);
       return false;
     }
     if (attempt != 0 && attempt != it->second->info().attempt) return false;
-    if (it->second->finished()) return false;
-    key = it->second->info().key;
+    live = it->second;
   }
-  cancel_(key, cause);
+  live->SetUnwanted();
+  if (live->finished()) return false;
+  cancel_(live->info().key, cause);
   return true;
+}
+
+void RequestTable::Remember(const std::string& request_id, uint32_t attempt,
+                            const absl::Status& cause) {
+  const auto it = early_cancels_.find(request_id);
+  if (it == early_cancels_.end() && early_cancels_.size() >= kMaxEarlyCancels) {
+    return;  // its Submit runs until its reader is seen to be gone
+  }
+  EarlyCancel& early =
+      it == early_cancels_.end() ? early_cancels_[request_id] : it->second;
+  // The wider one of two holds.
+  const bool all = attempt == 0 || (early.until_us != 0 && early.attempt == 0);
+  early.attempt = all ? 0 : std::max(attempt, early.attempt);
+  early.until_us = clock_.NowMicros() + kRememberCancelUs;
+  early.cause = cause;
 }
 
 void RequestTable::CancelAll(const absl::Status& cause) {
@@ -105,6 +126,20 @@ void RequestTable::CancelAll(const absl::Status& cause) {
   for (const RequestKey key : keys) cancel_(key, cause);
 }
 
+void RequestTable::CutFinished(const absl::Status& cause) {
+  std::vector<std::shared_ptr<Attempt>> finished;
+  {
+    MutexLock lock(mu_);
+    for (const auto& [id, attempt] : attempts_) {
+      if (attempt->finished()) finished.push_back(attempt);
+    }
+  }
+  for (const std::shared_ptr<Attempt>& attempt : finished) {
+    attempt->SetUnwanted();
+    attempt->CutReader(cause);
+  }
+}
+
 size_t RequestTable::size() const {
   MutexLock lock(mu_);
   return attempts_.size();
@@ -113,7 +148,9 @@ size_t RequestTable::size() const {
 size_t RequestTable::orphans() const {
   MutexLock lock(mu_);
   size_t count = 0;
-  for (const auto& [id, attempt] : attempts_) count += attempt->Expired();
+  for (const auto& [id, attempt] : attempts_) {
+    count += attempt->Expired() && !attempt->finished();
+  }
   return count;
 }
 
@@ -138,8 +175,8 @@ void RequestTable::Sweep() {
     }
     orphan_aborts_ += orphans.size();
     const int64_t now_us = clock_.NowMicros();
-    absl::erase_if(cancelled_until_us_, [now_us](const auto& entry) {
-      return entry.second <= now_us;
+    absl::erase_if(early_cancels_, [now_us](const auto& entry) {
+      return entry.second.until_us <= now_us;
     });
   }
   for (const RequestKey key : orphans) {

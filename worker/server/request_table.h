@@ -32,16 +32,20 @@ class RequestTable {
   };
   // The attempt to follow. A repeat of the current one returns it; a higher
   // one replaces it. kFailedPrecondition, reason STALE_ATTEMPT, for a lower
-  // one; kCancelled when a cancel came first.
+  // one; the cause of a cancel of it that came first.
   absl::StatusOr<Entered> Enter(const AttemptInfo& info);
   // kNotFound unless (request_id, attempt) is here.
   absl::StatusOr<std::shared_ptr<Attempt>> Find(const std::string& request_id,
                                                 uint32_t attempt) const;
-  // Ends attempts of `request_id`: all, or only `attempt` if not 0. An
-  // unknown request is remembered for 60 s. False when nothing was live.
+  // Ends attempts of `request_id`: all, or only `attempt` if not 0; what they
+  // have written and nobody reads is dropped. A cancel that is ahead of its
+  // Submit is remembered for a while, for that attempt and older ones. False
+  // when nothing was live.
   bool CancelRequest(const std::string& request_id, uint32_t attempt,
                      const absl::Status& cause);
   void CancelAll(const absl::Status& cause);
+  // Drops the finished attempts, and ends their readers with `cause`.
+  void CutFinished(const absl::Status& cause);
 
   size_t size() const;
   // Attempts without a reader, and how many were ended for that.
@@ -49,6 +53,15 @@ class RequestTable {
   uint64_t orphan_aborts() const;
 
  private:
+  // A cancel that came before what it names.
+  struct EarlyCancel {
+    uint32_t attempt = 0;  // this one and older ones; 0: all
+    int64_t until_us = 0;
+    absl::Status cause;
+  };
+
+  void Remember(const std::string& request_id, uint32_t attempt,
+                const absl::Status& cause) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Sweep();
 
   const Clock& clock_;
@@ -56,8 +69,7 @@ class RequestTable {
   mutable Mutex mu_;
   absl::flat_hash_map<std::string, std::shared_ptr<Attempt>> attempts_
       ABSL_GUARDED_BY(mu_);
-  // Request id -> until when a late Submit is ended at once.
-  absl::flat_hash_map<std::string, int64_t> cancelled_until_us_
+  absl::flat_hash_map<std::string, EarlyCancel> early_cancels_
       ABSL_GUARDED_BY(mu_);
   uint64_t orphan_aborts_ ABSL_GUARDED_BY(mu_) = 0;
   std::jthread sweeper_;

@@ -179,4 +179,12 @@ absl::StatusOr<Request> CheckSubmit(const v1::SubmitRequest& submit,
   return request;
 }
 
+size_t TokensToMove(const Request& request) {
+  for (size_t c = 0; c < request.replay.size(); ++c) {
+    if (c < request.replay_ended.size() && request.replay_ended[c]) continue;
+    return request.prompt.size() + request.replay[c].size();
+  }
+  return request.prompt.size();
+}
+
 }  // namespace sluice::worker

@@ -19,6 +19,11 @@ absl::StatusOr<Request> CheckSubmit(const v1::SubmitRequest& submit,
                                     const WorkerFacts& facts,
                                     const Clock& clock);
 
+// Tokens whose KV a split request moves: the prompt and what its open choices
+// already have, which must be the same for all of them (the engine refuses
+// others).
+size_t TokensToMove(const Request& request);
+
 }  // namespace sluice::worker
 
 #endif  // WORKER_SERVER_SUBMIT_CHECK_H_

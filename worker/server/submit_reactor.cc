@@ -22,33 +22,16 @@ Reactor* SubmitReactor::Refuse(grpc::CallbackServerContext* context,
                                const absl::Status& status) {
   auto reactor = std::make_shared<SubmitReactor>(context, nullptr);
   reactor->self_ = reactor;
-  reactor->FinishOnce(status);
+  reactor->End(status);
   return reactor.get();
 }
 
 void SubmitReactor::OnReplaced() {
-  FinishOnce(absl::AbortedError("another reader took over"));
-}
-
-void SubmitReactor::OnWriteDone(bool ok) {
-  std::optional<absl::Status> final_status;
-  {
-    MutexLock lock(mu_);
-    writing_ = false;
-    current_.reset();
-    final_status = final_;
-  }
-  if (final_status.has_value()) {
-    FinishOnce(*final_status);
-  } else if (ok) {
-    Advance();
-  } else {
-    FinishOnce(absl::CancelledError("the router is gone"));
-  }
+  End(absl::AbortedError("another reader took over"));
 }
 
 void SubmitReactor::OnCancel() {
-  FinishOnce(absl::CancelledError("the router is gone"));
+  End(absl::CancelledError("the router is gone"));
 }
 
 void SubmitReactor::OnDone() {
@@ -61,34 +44,19 @@ void SubmitReactor::OnDone() {
   const std::shared_ptr<SubmitReactor> last = std::move(self_);
 }
 
-void SubmitReactor::Advance() {
-  const v1::WorkerEvent* write = nullptr;
-  std::optional<absl::Status> finish;
-  {
-    MutexLock lock(mu_);
-    if (writing_ || finished_ || final_.has_value()) return;
-    current_ = attempt_->Next(cursor_);
-    if (current_ != nullptr) {
-      writing_ = true;
-      write = current_.get();
-    } else {
-      finish = attempt_->FinalStatus(cursor_);
-      read_all_ = finish.has_value();
-    }
+const v1::WorkerEvent* SubmitReactor::NextMessage(
+    std::optional<absl::Status>& end) {
+  MutexLock lock(mu_);
+  current_ = attempt_->Next(cursor_);
+  if (current_ == nullptr) {
+    end = attempt_->FinalStatus(cursor_);
+    read_all_ = end.has_value();
   }
-  if (write != nullptr) StartWrite(write);
-  if (finish.has_value()) FinishOnce(*finish);
+  return current_.get();
 }
 
-void SubmitReactor::FinishOnce(const absl::Status& status) {
-  absl::Status first;
-  {
-    MutexLock lock(mu_);
-    if (!final_.has_value()) final_ = status;
-    if (writing_ || std::exchange(finished_, true)) return;
-    first = *final_;
-  }
-  Finish(FinishStatus(first, *context_));
+void SubmitReactor::EndCall(const absl::Status& status) {
+  Finish(FinishStatus(status, *context_));
 }
 
 }  // namespace sluice::worker

@@ -7,18 +7,20 @@
 
 #include "absl/status/status.h"
 #include "base/mutex.h"
+#include "base/stream_writer.h"
 #include "proto/worker.grpc.pb.h"
 #include "worker/server/attempt.h"
 
 namespace sluice::worker {
 
-// Streams one attempt's journal to a router. At most one write is in flight.
-// The stream ends once: with the attempt's final status, or ABORTED when
-// another reader took over. A router that goes away only leaves the attempt
-// without a reader. Kept alive by itself until OnDone().
-class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
-                            public AttemptReader,
-                            public std::enable_shared_from_this<SubmitReactor> {
+// Streams one attempt's journal to a router. The stream ends with the attempt's
+// final status, with ABORTED when another reader took over, or when it is cut.
+// A router that goes away only leaves the attempt without a reader. Kept alive
+// by itself until OnDone().
+class SubmitReactor final
+    : public StreamWriter<grpc::ServerWriteReactor<v1::WorkerEvent>,
+                          v1::WorkerEvent>,
+      public AttemptReader {
  public:
   // `context` lives until OnDone(), as gRPC promises.
   static grpc::ServerWriteReactor<v1::WorkerEvent>* Follow(
@@ -34,15 +36,14 @@ class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
 
   void OnReadable() override { Advance(); }
   void OnReplaced() override;
-  void OnWriteDone(bool ok) override;
+  void OnCut(const absl::Status& cause) override { EndNow(cause); }
   void OnCancel() override;
   void OnDone() override;
 
  private:
-  void Advance();
-  // Ends the stream with the first status given, once no write is in flight:
-  // until then gRPC still needs the call.
-  void FinishOnce(const absl::Status& status);
+  const v1::WorkerEvent* NextMessage(std::optional<absl::Status>& end) override;
+  void CancelCall() override { context_->TryCancel(); }
+  void EndCall(const absl::Status& status) override;
 
   grpc::CallbackServerContext* const context_;
   const std::shared_ptr<Attempt> attempt_;  // null: refused
@@ -50,11 +51,8 @@ class SubmitReactor final : public grpc::ServerWriteReactor<v1::WorkerEvent>,
 
   Mutex mu_;
   Attempt::Cursor cursor_ ABSL_GUARDED_BY(mu_);
-  // gRPC reads it while `writing_`.
+  // gRPC's while a write is in flight.
   std::shared_ptr<const v1::WorkerEvent> current_ ABSL_GUARDED_BY(mu_);
-  bool writing_ ABSL_GUARDED_BY(mu_) = false;
-  std::optional<absl::Status> final_ ABSL_GUARDED_BY(mu_);
-  bool finished_ ABSL_GUARDED_BY(mu_) = false;
   bool read_all_ ABSL_GUARDED_BY(mu_) = false;
 };
 

@@ -167,19 +167,31 @@ void RegisterState(const WorkerMetricsParts& parts, MetricRegistry& registry) {
                             });
 }
 
+// How long the step that runs, or work that waits for one, has made nothing.
+double StepAgeSeconds(const EngineStats& stats, int64_t now_us) {
+  int64_t age_us = 0;
+  if (stats.step_started_us != 0) {
+    age_us = now_us - stats.step_started_us;
+  } else if (stats.waiting_seqs > stats.remote_seqs) {
+    // Work that came to an idle engine has not waited since its last step.
+    age_us = std::min(now_us - stats.last_step_end_us, stats.oldest_wait_us);
+  }
+  return static_cast<double>(std::max<int64_t>(age_us, 0)) * 1e-6;
+}
+
 void RegisterDrain(const WorkerMetricsParts& parts, MetricRegistry& registry) {
   GaugeFamily& remaining = registry.AddGaugeFamily(
       "sluice_drain_remaining", "What a drain would still wait for.", {"kind"});
   remaining.CreateAll({{"requests", "transfers", "blocks", "readers"}});
   registry.BeforeScrape([parts, &remaining] {
-    const std::shared_ptr<const EngineStats> stats = parts.engine->stats();
+    const SnapshotRef<EngineStats> stats = parts.engine->stats();
     remaining.With({"requests"}).Set(stats->live_requests);
     remaining.With({"blocks"})
         .Set(stats->active_blocks + stats->quarantined_blocks);
     remaining.With({"readers"}).Set(parts.requests->size());
     if (parts.transfers == nullptr) return;
-    const std::array<uint64_t, 2> inflight =
-        parts.transfers->Stats()->inflight_transfers;
+    const auto transfers = parts.transfers->Stats();
+    const std::array<uint64_t, 2>& inflight = transfers->inflight_transfers;
     remaining.With({"transfers"}).Set(inflight[0] + inflight[1]);
   });
   registry.AddCallbackGauge("sluice_orphans",
@@ -199,11 +211,20 @@ void RegisterDrain(const WorkerMetricsParts& parts, MetricRegistry& registry) {
 void RegisterWorkerMetrics(const WorkerMetricsParts& parts,
                            MetricRegistry& registry) {
   RegisterState(parts, registry);
+  registry.AddCallbackGauge(
+      "sluice_last_step_age_seconds",
+      "Since the running step was launched or work began to wait; 0 when idle.",
+      {}, [engine = parts.engine, clock = parts.clock] {
+        const SnapshotRef<EngineStats> stats = engine->stats();
+        return StepAgeSeconds(*stats, clock->NowMicros());
+      });
   RegisterDrain(parts, registry);
   if (parts.transfers == nullptr) return;
   auto transfers = std::make_shared<TransferExport>(registry);
   registry.BeforeScrape([transfers, engine = parts.transfers] {
-    transfers->Update(*engine->Stats(), *engine->Peers());
+    const auto stats = engine->Stats();
+    const auto peers = engine->Peers();
+    transfers->Update(*stats, *peers);
   });
 }
 

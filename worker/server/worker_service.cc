@@ -88,10 +88,10 @@ absl::Status WorkerService::StartAttempt(
   if (request.phase == RequestPhase::kPrefill) {
     ASSIGN_OR_RETURN(const kvtransfer::Ticket ticket,
                      kvtransfer::FromProto(submit.ticket()));
-    if (ticket.num_tokens != request.prompt.size()) {
+    if (ticket.num_tokens != TokensToMove(request)) {
       return absl::InvalidArgumentError(
           absl::StrCat("ticket holds ", ticket.num_tokens,
-                       " tokens, the prompt ", request.prompt.size()));
+                       " tokens, prompt and replay ", TokensToMove(request)));
     }
     const std::string transfer_id = submit.ticket().transfer_id();
     RETURN_IF_ERROR(parts_.handoff->prefill().Start(
@@ -144,9 +144,9 @@ grpc::ServerUnaryReactor* WorkerService::Cancel(
 }
 
 grpc::ServerWriteReactor<v1::DrainStatus>* WorkerService::Drain(
-    grpc::CallbackServerContext*, const v1::DrainRequest* request) {
+    grpc::CallbackServerContext* context, const v1::DrainRequest* request) {
   using Stream = QueueReactor<v1::DrainStatus>;
-  const std::shared_ptr<Stream> stream = Stream::Start(nullptr);
+  const std::shared_ptr<Stream> stream = Stream::Start(context, nullptr);
   if (request->has_new_role() &&
       request->new_role() != parts_.facts->identity.role()) {
     stream->End(absl::UnimplementedError(absl::StrCat(
@@ -158,20 +158,21 @@ grpc::ServerWriteReactor<v1::DrainStatus>* WorkerService::Drain(
                           : parts_.default_drain_budget_ms,
                       "drain call");
   stream->Push(parts_.drain->Status());
-  stream->End(absl::OkStatus());
+  stream->Close();
   return stream.get();
 }
 
 grpc::ServerWriteReactor<v1::WorkerReport>* WorkerService::Report(
-    grpc::CallbackServerContext*, const v1::ReportRequest*) {
+    grpc::CallbackServerContext* context, const v1::ReportRequest*) {
   using Stream = QueueReactor<v1::WorkerReport>;
   // The reader is known only after the stream is: a box ties the two.
   auto reader = std::make_shared<std::shared_ptr<ReportStream>>();
   Reporter* reporter = parts_.reporter;
-  const std::shared_ptr<Stream> stream = Stream::Start([reader, reporter] {
-    reporter->Remove(reader->get());
-    reader->reset();
-  });
+  const std::shared_ptr<Stream> stream =
+      Stream::Start(context, [reader, reporter] {
+        reporter->Remove(reader->get());
+        reader->reset();
+      });
   *reader = std::make_shared<ReportStream>(stream);
   reporter->Add(*reader);
   return stream.get();
@@ -187,11 +188,11 @@ grpc::ServerUnaryReactor* WorkerService::Ledger(
 }
 
 grpc::ServerWriteReactor<v1::ModelCardChunk>* WorkerService::GetModelCard(
-    grpc::CallbackServerContext*, const v1::GetModelCardRequest*) {
+    grpc::CallbackServerContext* context, const v1::GetModelCardRequest*) {
   using Stream = QueueReactor<v1::ModelCardChunk>;
-  const std::shared_ptr<Stream> stream = Stream::Start(nullptr);
+  const std::shared_ptr<Stream> stream = Stream::Start(context, nullptr);
   for (const v1::ModelCardChunk& chunk : card_chunks_) stream->Push(chunk);
-  stream->End(absl::OkStatus());
+  stream->Close();
   return stream.get();
 }
 

@@ -90,7 +90,8 @@ absl::Status ThreadedPair::Pair() {
 bool ThreadedPair::WaitForState(PeerState state) {
   const auto until = std::chrono::steady_clock::now() + kLimit;
   while (std::chrono::steady_clock::now() < until) {
-    for (const PeerInfo& peer : *target.engine->Peers()) {
+    const auto peers = target.engine->Peers();
+    for (const PeerInfo& peer : *peers) {
       if (peer.state == state) return true;
     }
     std::this_thread::yield();

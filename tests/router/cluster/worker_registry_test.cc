@@ -89,7 +89,8 @@ TEST(WorkerRegistryTest, LearnsAWorkerAndItsModel) {
   EXPECT_EQ(view.load.running_seqs, 3u);
   EXPECT_EQ(view.block_tokens, 4u);
   EXPECT_EQ(view.kv_fingerprint, std::string(32, '\x17'));
-  EXPECT_EQ(watched.registry().view()->models.at("m")->max_context(), 1000u);
+  const auto served = watched.registry().view();
+  EXPECT_EQ(served->models.at("m")->max_context(), 1000u);
 }
 
 TEST(WorkerRegistryTest, FollowsStateAndReasons) {
@@ -153,7 +154,8 @@ TEST(WorkerRegistryTest, LostWorkerTakesItsCacheAlong) {
       [&] { return watched.Find("w0").phase == WorkerPhase::kLost; }));
   EXPECT_TRUE(Eventually([&] { return !watched.gone().empty(); }));
   // Its model is still known: requests get UNAVAILABLE, not NOT_FOUND.
-  EXPECT_EQ(watched.registry().view()->models.count("m"), 1u);
+  const auto after = watched.registry().view();
+  EXPECT_EQ(after->models.count("m"), 1u);
 }
 
 TEST(WorkerRegistryTest, SilenceIsToldInTwoSteps) {
@@ -194,7 +196,8 @@ TEST(WorkerRegistryTest, BadReportsAndCardsAreNotBelieved) {
     Watched watched({&worker, &good});
     ASSERT_TRUE(watched.WaitUsable("w1"));
     EXPECT_FALSE(watched.Find("w0").Usable());
-    EXPECT_EQ(watched.registry().view()->models.size(), 1u);
+    const auto now = watched.registry().view();
+    EXPECT_EQ(now->models.size(), 1u);
   }
 }
 
@@ -205,7 +208,8 @@ TEST(WorkerRegistryTest, StopsWithAWorkerThatIsNotThere) {
   registry.Start();
   registry.Stop();
   registry.Stop();
-  EXPECT_TRUE(registry.view()->workers.empty());
+  const auto view = registry.view();
+  EXPECT_TRUE(view->workers.empty());
 }
 
 TEST(ParseCardTest, DigestMustFit) {

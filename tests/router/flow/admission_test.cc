@@ -79,7 +79,7 @@ class AdmissionTest : public testing::Test {
 
   FakeClock clock_;
   SlotPolicy policy_;
-  std::shared_ptr<const ClusterView> view_;
+  SnapshotRef<ClusterView> view_;
   std::vector<std::string> rejections_;
   std::map<std::string, absl::StatusOr<Grant>> decided_;
   std::unique_ptr<Admission> admission_;

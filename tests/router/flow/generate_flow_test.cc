@@ -171,7 +171,8 @@ TEST_P(WorkerDeathTest, EndsUnavailableOnce) {
   }
   // The next request does without.
   ASSERT_TRUE(Eventually([&] {
-    return router.router().view()->Find("p0")->phase == WorkerPhase::kLost;
+    const auto view = router.router().view();
+    return view->Find("p0")->phase == WorkerPhase::kLost;
   }));
   auto next = StartFlow(router, TextRequest("abc"));
   EXPECT_EQ(decode.WaitSubmit(2).request.phase(),
@@ -214,9 +215,9 @@ TEST(GenerateFlowTest, RefusedAttemptGoesElsewhere) {
   });
   TestRouter router({&bad, &good});
   ASSERT_TRUE(Eventually([&] {
-    return router.router().view()->workers.size() == 2 &&
-           router.router().view()->workers[0].Usable() &&
-           router.router().view()->workers[1].Usable();
+    const auto view = router.router().view();
+    return view->workers.size() == 2 && view->workers[0].Usable() &&
+           view->workers[1].Usable();
   }));
   auto recorder = StartFlow(router, TextRequest("abc"));
   ASSERT_TRUE(recorder->WaitEnd());
@@ -495,6 +496,75 @@ TEST(GenerateFlowTest, ManyFlowsWithCancelsLeaveNothing) {
     EXPECT_LE(router.Metric(series), 0) << series;
   }
   EXPECT_EQ(router.Metric("sluice_router_stream_buffer_bytes"), 0);
+}
+
+TEST(GenerateFlowTest, AWorkerThatFailsIsLeftOut) {
+  FakeWorker bad("bad", v1::MIXED, [](const FakeDispatch& submit) {
+    submit.stream->Send(AdmittedEvent());
+    submit.stream->End(grpc::Status(grpc::StatusCode::INTERNAL, "broken"));
+  });
+  FakeWorker good("good", v1::MIXED, Answering("x"));
+  TestRouter router({&bad, &good});
+  ASSERT_TRUE(router.WaitReady());
+  v1::GenerateRequest request = TextRequest("abc");
+  request.mutable_routing()->set_pin_instance("bad");
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(Generate(router, request).status.error_code(),
+              grpc::StatusCode::INTERNAL);
+  }
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(Generate(router, TextRequest("abc")).status.ok());
+  }
+  EXPECT_EQ(bad.submits().size(), 3u);
+}
+
+// A decode worker alone serves, but that is not what ready means.
+TEST(GenerateFlowTest, ADecodeWorkerAloneIsNotReady) {
+  FakeWorker decode("d0", v1::DECODE, Answering("x"));
+  TestRouter router({&decode});
+  ASSERT_TRUE(Eventually([&] {
+    const auto view = router.router().view();
+    return view->workers.size() == 1 && view->workers[0].served != nullptr;
+  }));
+  EXPECT_EQ(router.router().GetReadiness().reasons,
+            std::vector<std::string>{"no_path"});
+  EXPECT_FALSE(router.router().ListModels()[0].ready);
+  EXPECT_TRUE(Generate(router, TextRequest("abc")).status.ok());
+  FakeWorker prefill("p0", v1::PREFILL);
+  FakeWorker paired("d1", v1::DECODE);
+  TestRouter pair({&prefill, &paired});
+  ASSERT_TRUE(Eventually([&] {
+    const auto view = pair.router().view();
+    return view->models.size() == 1;
+  }));
+  EXPECT_FALSE(pair.router().GetReadiness().ready());
+  Link(prefill, paired);
+  EXPECT_TRUE(pair.WaitReady());
+}
+
+TEST(GenerateFlowTest, AGatheredAnswerIsBounded) {
+  FakeWorker worker("w0", v1::MIXED, [](const FakeDispatch& submit) {
+    submit.stream->Send(AdmittedEvent());
+    for (uint32_t i = 0; i < 30; ++i) {
+      submit.stream->Send(DeltaEvent(0, i, "a"));
+    }
+  });
+  TestRouter router({&worker});
+  ASSERT_TRUE(router.WaitReady());
+  auto recorder = std::make_shared<Recorder>();
+  GenerateCall call;
+  call.request = TextRequest("abc");
+  call.max_answer_bytes = 100;  // 20 tokens of one byte and a 4-byte id
+  recorder->flow = router.router().NewFlow(std::move(call), recorder);
+  recorder->flow->Start();
+  ASSERT_TRUE(recorder->WaitEnd());
+  EXPECT_EQ(recorder->deltas(), 20u);
+  const absl::Status status = recorder->end().status;
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(status), "ANSWER_TOO_LARGE");
+  EXPECT_FALSE(RetryDelayMs(status).has_value());
+  worker.WaitCancels(1);
+  EXPECT_TRUE(router.WaitIdle());
 }
 
 }  // namespace

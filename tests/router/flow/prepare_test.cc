@@ -118,5 +118,35 @@ TEST(PrepareTest, RequestIds) {
   }
 }
 
+// The exact size that a message of this many log probabilities may have.
+TEST(PrepareTest, PromptLogprobsMustFitOneMessage) {
+  GenerateCall call = TextCall(std::string(100, 'x'));
+  v1::SamplingParams& sampling = *call.request.mutable_sampling();
+  sampling.set_prompt_logprobs(2);
+  const uint64_t native = 100 * (3 * 13 + 4);
+  v1::Logprobs largest;
+  for (int i = 0; i < 100; ++i) {
+    v1::PositionLogprobs& position = *largest.add_positions();
+    for (int j = 0; j < 3; ++j) {
+      v1::TokenLogprob& token =
+          j == 0 ? *position.mutable_chosen() : *position.add_top();
+      token.set_token_id((1u << 28) - 1);
+      token.set_logprob(-1);
+    }
+  }
+  EXPECT_LE(largest.ByteSizeLong(), native);
+  call.max_prompt_logprobs_bytes = native;
+  EXPECT_TRUE(PrepareCall(call).ok());
+  call.max_prompt_logprobs_bytes = native - 1;
+  EXPECT_EQ(BlamedField(PrepareCall(call).status()), "prompt_logprobs");
+  // As JSON, and in each choice.
+  call.surface = Surface::kOpenAi;
+  sampling.set_n(2);
+  call.max_prompt_logprobs_bytes = 2 * 300 * 96;
+  EXPECT_TRUE(PrepareCall(call).ok());
+  sampling.set_n(3);
+  EXPECT_FALSE(PrepareCall(call).ok());
+}
+
 }  // namespace
 }  // namespace sluice::router

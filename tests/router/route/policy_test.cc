@@ -362,5 +362,29 @@ TEST(PolicyTest, ChoiceIsPureAndNamed) {
             "`best`");
 }
 
+TEST(PolicyTest, EjectedWorkersAreLeftOutUnlessTheLast) {
+  const ClusterView view = FullView();
+  RouteRequest request = Request();
+  request.placement = Placement::kDisaggregated;
+  EjectedInstances ejected = {{"p0", 1}, {"d1", 1}};
+  request.ejected = &ejected;
+  for (uint64_t tie = 0; tie < 50; ++tie) {
+    request.tie_break = tie;
+    EXPECT_EQ(Choose(request, view), "p1>d0");
+  }
+  // The last of a role stays, whatever it did.
+  ejected = {{"p0", 1}, {"p1", 1}, {"d1", 1}};
+  EXPECT_EQ(Choose(request, view).substr(2), ">d0");
+  // A newer process is not the one that failed.
+  ejected = {{"p0", 7}, {"p1", 1}, {"d1", 1}};
+  EXPECT_EQ(Choose(request, view), "p0>d0");
+  // No link joins those that are left: any path is better than none.
+  ClusterView split = FullView();
+  for (WorkerView& worker : split.workers) worker.peers.clear();
+  LinkBoth(split.workers[kP0], split.workers[kD1]);
+  ejected = {{"p0", 1}};
+  EXPECT_EQ(Choose(request, split), "p0>d1");
+}
+
 }  // namespace
 }  // namespace sluice::router

@@ -1,5 +1,10 @@
 #include "router/server/http_gateway.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
@@ -8,10 +13,14 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/log.h"
+#include "base/mutex.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "router/server/http_client.h"
@@ -435,6 +444,277 @@ TEST_F(HttpGatewayTest, ADrainingGatewayClosesAfterTheReply) {
   EXPECT_NE(
       Raw("GET /version HTTP/1.1\r\nHost: x\r\n\r\n").find("Connection: close"),
       std::string::npos);
+}
+
+constexpr char kGzipBody[] =
+    "1f8b08000000000002ffab562a28cacf2d2851b2524a4c52d2514a4c49892f2e"
+    "484dce4ccc892fc9cf4ecd2b56b24a4bcc294ead05004e01b6cb2a000000";
+
+// Everything logged since its birth.
+class LogCapture {
+ public:
+  LogCapture() : fd_(memfd_create("log", 0)) { ConfigureLog({.fd = fd_}); }
+  ~LogCapture() {
+    ConfigureLog({});
+    close(fd_);
+  }
+  // The request lines so far.
+  std::vector<json> Requests() const {
+    FlushLog(5000);
+    std::string text(static_cast<size_t>(lseek(fd_, 0, SEEK_END)), '\0');
+    EXPECT_EQ(pread(fd_, text.data(), text.size(), 0),
+              static_cast<ssize_t>(text.size()));
+    std::vector<json> lines;
+    for (const auto& line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+      json parsed = json::parse(std::string(line));
+      if (parsed["msg"] == "request") lines.push_back(std::move(parsed));
+    }
+    return lines;
+  }
+
+ private:
+  const int fd_;
+};
+
+std::string Post(const std::string& path, const std::string& body,
+                 const std::string& headers = "") {
+  return absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\n",
+                      "Content-Type: application/json\r\nContent-Length: ",
+                      body.size(), "\r\n", headers, "\r\n", body);
+}
+
+struct Refused {
+  const char* name;
+  std::string bytes;
+  const char* status;
+  const char* code;
+};
+
+// One line and one count each, as for a request that a flow refuses.
+TEST_F(HttpGatewayTest, RefusedRequestsAreCountedAndLogged) {
+  HttpGatewayOptions options;
+  options.max_body_bytes = 1000;
+  Begin(Answering("ab"), options);
+  const LogCapture log;
+  const std::string path = "/v1/completions";
+  const std::string end = "Connection: close\r\nX-Request-Id: case-1\r\n";
+  const Refused kCases[] = {
+      {"Json", Post(path, "{", end), "400", "invalid_argument"},
+      {"Field", Post(path, R"({"model":"m","prompt":"x","zz":1})", end), "400",
+       "invalid_argument"},
+      {"Tools", Post(path, R"({"model":"m","prompt":"x","tools":[]})", end),
+       "400", "unimplemented"},
+      {"Range", Post(path, R"({"model":"m","prompt":"x","top_p":2})", end),
+       "400", "invalid_argument"},
+      {"Media", Post(path, "{}", end + "Content-Encoding: br\r\n"), "415",
+       "invalid_argument"},
+      {"Gzip", Post(path, "{}", end + "Content-Encoding: gzip\r\n"), "400",
+       "invalid_argument"},
+      {"Header",
+       Post(path, R"({"model":"m","prompt":"x"})",
+            end + "x-sluice-deadline-ms: 0\r\n"),
+       "400", "invalid_argument"},
+      {"Large", Post(path, std::string(1001, ' '), end), "413",
+       "resource_exhausted"},
+      {"Model", Post(path, R"({"model":"z","prompt":"x"})", end), "404",
+       "not_found"}};
+  size_t num = 0;
+  for (const Refused& c : kCases) {
+    SCOPED_TRACE(c.name);
+    const std::string reply = Raw(c.bytes);
+    EXPECT_EQ(reply.substr(9, 3), c.status) << reply;
+    EXPECT_NE(reply.find("x-request-id: case-1\r\n"), std::string::npos);
+    const std::vector<json> lines = log.Requests();
+    ASSERT_EQ(lines.size(), ++num);
+    EXPECT_EQ(lines.back()["code"], c.code);
+    EXPECT_EQ(lines.back()["surface"], "openai");
+    EXPECT_EQ(lines.back()["client_request_id"], "case-1");
+    EXPECT_EQ(lines.back()["prompt_tokens"], 0);
+  }
+  const auto count = [&](const char* model, const char* code) {
+    return router_->Metric(
+        absl::StrCat("sluice_router_requests_total{surface=\"openai\",model=\"",
+                     model, "\",code=\"", code, "\"}"));
+  };
+  EXPECT_EQ(count("m", "invalid_argument"), 6);
+  EXPECT_EQ(count("m", "unimplemented"), 1);
+  EXPECT_EQ(count("m", "resource_exhausted"), 1);
+  EXPECT_EQ(count("unknown", "not_found"), 1);
+}
+
+// A prompt that is refused after another was admitted still has its status.
+TEST_F(HttpGatewayTest, AListOfPromptsHasOneStatus) {
+  std::shared_ptr<SubmitStream> second;
+  Mutex mu;
+  Begin([&](const FakeDispatch& dispatch) {
+    if (dispatch.request.prompt_ids_size() == 1) {
+      dispatch.stream->Send(AdmittedEvent());
+      dispatch.stream->Send(DeltaEvent(0, 0, "a"));
+      MutexLock lock(mu);
+      if (second != nullptr) {
+        second->End(grpc::Status(grpc::StatusCode::INTERNAL, "no"));
+      }
+      return;
+    }
+    MutexLock lock(mu);
+    second = dispatch.stream;
+  });
+  const auto status = [&](const json& prompts) {
+    return Call("/v1/completions",
+                json{{"model", "m"}, {"prompt", prompts}, {"stream", true}}
+                    .dump())
+        .status;
+  };
+  EXPECT_EQ(status(json::array({json::array({1}), json::array({99999})})), 400);
+  EXPECT_EQ(status({"two", "x"}), 500);
+  EXPECT_TRUE(router_->WaitIdle());
+}
+
+// But a prompt that waits does not hold the others' tokens for ever.
+TEST_F(HttpGatewayTest, AListBeginsWhenEnoughIsHeld) {
+  Begin([](const FakeDispatch& dispatch) {
+    if (dispatch.request.prompt_ids_size() > 1) return;  // never admitted
+    dispatch.stream->Send(AdmittedEvent());
+    for (uint32_t i = 0; i < 300; ++i) {
+      dispatch.stream->Send(DeltaEvent(0, i, "a"));
+    }
+  });
+  net::io_context io;
+  net::ip::tcp::socket socket(io);
+  socket.connect({net::ip::make_address("127.0.0.1"),
+                  static_cast<uint16_t>(gateway_->port())});
+  net::write(socket, net::buffer(Post("/v1/completions",
+                                      R"({"model":"m","prompt":["x","two"],)"
+                                      R"("stream":true,"max_tokens":400})")));
+  std::string all;
+  net::read_until(socket, net::dynamic_buffer(all), "\"a\"");
+  EXPECT_EQ(all.substr(0, 15), "HTTP/1.1 200 OK");
+}
+
+TEST_F(HttpGatewayTest, ARequestBehindAGenerationIsAnswered) {
+  Begin(Answering("ab"));
+  const std::string all =
+      Raw(Post("/v1/chat/completions", Chat().dump()) +
+          Post("/v1/chat/completions", Chat({{"stream", true}}).dump()) +
+          "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_NE(all.find("\"ab\""), std::string::npos) << all;
+  EXPECT_NE(all.find("[DONE]"), std::string::npos) << all;
+  EXPECT_NE(all.find("\"commit\""), std::string::npos) << all;
+}
+
+// What a large body takes is not taken from other connections.
+TEST_F(HttpGatewayTest, ALargeBodyStallsNobody) {
+  HttpGatewayOptions options;
+  options.threads = 1;
+  Begin(Answering("ab"), options);
+  std::string body = R"({"model":"m","prompt":[1)";
+  for (int i = 1; i < 3'000'000; ++i) body += ",1";
+  body += "]}";
+  std::atomic<bool> sent = false;
+  std::atomic<bool> replied = false;
+  std::thread large([&] {
+    net::io_context io;
+    net::ip::tcp::socket socket(io);
+    socket.connect({net::ip::make_address("127.0.0.1"),
+                    static_cast<uint16_t>(gateway_->port())});
+    net::write(socket, net::buffer(Post("/v1/completions", body)));
+    sent = true;
+    std::string all;
+    net::read_until(socket, net::dynamic_buffer(all), "\r\n\r\n");
+    replied = true;
+    EXPECT_EQ(all.substr(9, 3), "400");
+  });
+  while (!sent) std::this_thread::yield();
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = Clock::now();
+  Clock::duration longest{};
+  while (!replied) {
+    const Clock::time_point from = Clock::now();
+    EXPECT_EQ(Call("/version").status, 200);
+    longest = std::max(longest, Clock::now() - from);
+  }
+  const Clock::duration whole = Clock::now() - begin;
+  large.join();
+  EXPECT_LT(longest * 2, whole);
+}
+
+TEST_F(HttpGatewayTest, IntegralFloatsAreTokenIds) {
+  Begin(Answering("ab"));
+  Completion({{"prompt", {97.0, 98}}, {"stop_token_ids", {5.0}}});
+  const v1::SubmitRequest submit = worker_->WaitSubmit().request;
+  ASSERT_EQ(submit.prompt_ids_size(), 2);
+  EXPECT_EQ(submit.prompt_ids(0), 97u);
+  EXPECT_EQ(submit.sampling().stop_token_ids(0), 5u);
+  EXPECT_EQ(
+      json::parse(
+          Call("/detokenize", R"({"model":"m","tokens":[97.0,9.8e1]})").body),
+      (json{{"prompt", "ab"}}));
+  for (const char* id : {"97.5", "-1", "4294967296", "1e300", "\"97\""}) {
+    EXPECT_EQ(Call("/detokenize",
+                   absl::StrCat(R"({"model":"m","tokens":[)", id, "]}"))
+                  .status,
+              400)
+        << id;
+  }
+}
+
+TEST_F(HttpGatewayTest, NamesInPathsMayBeEscaped) {
+  Begin(Answering("ab"));
+  EXPECT_EQ(Call("/v1/models/%6D").status, 200);
+  EXPECT_EQ(Call("/v1/models/%6d").status, 200);
+  EXPECT_EQ(Call("/v1/models/a%2Fb").status, 404);
+  for (const char* broken : {"%", "%6", "%zz", "m%"}) {
+    EXPECT_EQ(Call(absl::StrCat("/v1/models/", broken)).status, 400) << broken;
+  }
+}
+
+TEST_F(HttpGatewayTest, GzipBodiesAreUnpacked) {
+  Begin(Answering("ab"));
+  // {"prompt":"ab","add_special_tokens":false}
+  const std::string body = absl::HexStringToBytes(kGzipBody);
+  const auto reply = [&](const std::string& packed) {
+    return Raw(Post("/tokenize", packed,
+                    "Connection: close\r\nContent-Encoding: gzip\r\n"));
+  };
+  EXPECT_NE(reply(body).find("\"tokens\":[97,98]"), std::string::npos);
+  EXPECT_EQ(reply(body.substr(0, 20)).substr(9, 3), "400");
+}
+
+// Far too many prompts cost no more than one.
+TEST_F(HttpGatewayTest, TooManyPromptsAreRefused) {
+  Begin(Answering("ab"));
+  const HttpAnswerText answer =
+      Call("/v1/completions",
+           json{{"model", "m"}, {"prompt", std::vector<std::string>(1 << 20)}}
+               .dump());
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find("limit 256"), std::string::npos) << answer.body;
+}
+
+// An error quotes the client, but not all of it.
+TEST_F(HttpGatewayTest, ErrorsAreShort) {
+  Begin(Answering("ab"));
+  const HttpAnswerText answer =
+      Call("/v1/completions",
+           json{{"model", "m"}, {"prompt", "x"}, {std::string(100'000, 'f'), 1}}
+               .dump());
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_LT(answer.body.size(), 2000u);
+}
+
+TEST_F(HttpGatewayTest, PromptLogprobsAreBounded) {
+  Begin(Answering("ab"));
+  const HttpAnswerText answer =
+      Call("/v1/completions", json{{"model", "m"},
+                                   {"prompt", std::string(900, 'a')},
+                                   {"max_tokens", 2},
+                                   {"n", 128},
+                                   {"prompt_logprobs", 20}}
+                                  .dump());
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_NE(answer.body.find("prompt_logprobs of 900 prompt tokens"),
+            std::string::npos)
+      << answer.body;
 }
 
 }  // namespace

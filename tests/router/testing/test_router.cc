@@ -29,7 +29,8 @@ TestRouter::TestRouter(const std::vector<FakeWorker*>& workers,
   options.metrics = &metrics_;
   router_ = std::make_unique<RequestRouter>(std::move(options));
   router_->Start();
-  service_ = std::make_unique<InferenceService>(*router_);
+  service_ = std::make_unique<InferenceService>(
+      *router_, std::function<void(absl::string_view)>(), &compute_);
   grpc::ServerBuilder builder;
   int port = 0;
   builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(),

@@ -10,6 +10,7 @@
 
 #include "base/metrics.h"
 #include "router/flow/request_router.h"
+#include "router/server/compute_pool.h"
 #include "router/server/inference_service.h"
 #include "tests/router/testing/fake_worker.h"
 
@@ -44,6 +45,7 @@ class TestRouter {
   const size_t num_workers_;
   MetricRegistry metrics_;
   std::unique_ptr<RequestRouter> router_;
+  ComputePool compute_{2, 2};
   std::unique_ptr<InferenceService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<v1::Inference::Stub> stub_;

@@ -187,6 +187,11 @@ EngineOptions SmallOptions() {
 
 class EngineTest : public testing::Test {
  protected:
+  EngineStats Stats() const {
+    const auto stats = engine_->stats();
+    return *stats;
+  }
+
   void Start() { Start(SmallOptions()); }
   void Start(const EngineOptions& options) {
     Engine::Parts parts{.executor = &executor_,
@@ -220,8 +225,7 @@ class EngineTest : public testing::Test {
   }
   // As far as it is told by the last published snapshot.
   void WaitUntilIdle() {
-    while (engine_->stats()->live_requests > 0 ||
-           engine_->stats()->active_blocks > 0) {
+    while (Stats().live_requests > 0 || Stats().active_blocks > 0) {
       std::this_thread::yield();
     }
   }
@@ -270,7 +274,7 @@ TEST_F(EngineTest, ManyRequestsFromManyThreads) {
                 metrics_.prompt_local_cache_hit->value() +
                 metrics_.prompt_external->value());
   EXPECT_EQ(metrics_.ledger_violations->value(), 0);
-  EXPECT_EQ(engine_->stats()->ledger_violations, 0);
+  EXPECT_EQ(Stats().ledger_violations, 0);
 }
 
 TEST_F(EngineTest, CancelWhileAStepRuns) {
@@ -306,7 +310,7 @@ TEST_F(EngineTest, DeadlineFiresWithNoOtherTraffic) {
   clock_.AdvanceMs(1);
   EXPECT_EQ(sink->Wait().code(), absl::StatusCode::kDeadlineExceeded);
   handoff_.WaitFor("withdrawn 1");
-  EXPECT_GT(engine_->stats()->active_blocks, 0);
+  EXPECT_GT(Stats().active_blocks, 0);
   engine_->RemoteFailed(1, absl::CancelledError("stopped"), false);
   WaitUntilIdle();
 }
@@ -325,7 +329,7 @@ TEST_F(EngineTest, PrefillTellsTheHandoverInOrder) {
             (std::vector<std::string>{"launched 1", "done 1", "launched 1",
                                       "done 1", "first 1"}));
   EXPECT_EQ(sink->finished(), 0);
-  EXPECT_EQ(engine_->stats()->held_seqs, 1);
+  EXPECT_EQ(Stats().held_seqs, 1);
   engine_->ReleaseHeld(1);
   EXPECT_TRUE(sink->Wait().ok());
   EXPECT_TRUE(sink->tokens().empty());
@@ -399,7 +403,7 @@ TEST_F(EngineTest, DrainingFinishesWhatItHas) {
   auto after = Submit(Make(2, 20, 5));
   EXPECT_EQ(after->Wait(), absl::UnavailableError("draining"));
   EXPECT_TRUE(before->Wait().ok());
-  EXPECT_TRUE(engine_->stats()->draining);
+  EXPECT_TRUE(Stats().draining);
 }
 
 TEST_F(EngineTest, StepLogAndCacheEvents) {

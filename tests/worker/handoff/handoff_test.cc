@@ -38,7 +38,7 @@ class RecordingEngine final : public Engine {
   }
   void ReleaseHeld(RequestKey key) override { ++released[key]; }
   void ResetPrefixCache() override {}
-  std::shared_ptr<const EngineStats> stats() const override {
+  SnapshotRef<EngineStats> stats() const override {
     return std::make_shared<EngineStats>();
   }
 

@@ -14,8 +14,10 @@ class CountingReader final : public AttemptReader {
  public:
   void OnReadable() override { ++readable; }
   void OnReplaced() override { ++replaced; }
+  void OnCut(const absl::Status&) override { ++cut; }
   int readable = 0;
   int replaced = 0;
+  int cut = 0;
 };
 
 AttemptInfo Info(uint32_t attempt = 1,
@@ -169,8 +171,71 @@ TEST(RequestTableTest, ACancelBeforeTheRequestIsRemembered) {
   RequestTable table(clock, [](RequestKey, absl::Status) {});
   EXPECT_FALSE(table.CancelRequest("r", 0, absl::CancelledError("x")));
   EXPECT_EQ(table.Enter(Info()).status().code(), absl::StatusCode::kCancelled);
-  clock.AdvanceMs(60001);
+  EXPECT_EQ(table.Enter(Info(2)).status().code(), absl::StatusCode::kCancelled);
+  clock.AdvanceMs(5001);
   EXPECT_TRUE(table.Enter(Info()).ok());
+}
+
+TEST(RequestTableTest, ACancelThatWasAheadEndsItsAttemptAndNoLaterOne) {
+  struct Case {
+    const char* name;
+    std::vector<uint32_t> cancels;
+    uint32_t submit;
+    bool runs;
+  };
+  const Case kCases[] = {
+      {"its own", {1}, 1, false},
+      {"a later one runs", {1}, 2, true},
+      {"an older one is ended", {2}, 1, false},
+      {"the highest holds", {2, 1}, 2, false},
+      {"all after one", {1, 0}, 5, false},
+      {"one after all", {0, 1}, 5, false},
+  };
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    FakeClock clock;
+    RequestTable table(clock, [](RequestKey, absl::Status) {});
+    for (const uint32_t attempt : c.cancels) {
+      EXPECT_FALSE(table.CancelRequest(
+          "r", attempt, absl::DeadlineExceededError("deadline exceeded")));
+    }
+    const auto entered = table.Enter(Info(c.submit));
+    EXPECT_EQ(entered.ok(), c.runs);
+    if (!c.runs) {
+      EXPECT_EQ(entered.status().code(), absl::StatusCode::kDeadlineExceeded);
+    }
+  }
+}
+
+TEST(RequestTableTest, ACancelOfTheNextAttemptIsRememberedWhileOneLives) {
+  FakeClock clock;
+  std::vector<RequestKey> cancelled;
+  RequestTable table(clock, [&cancelled](RequestKey key, absl::Status) {
+    cancelled.push_back(key);
+  });
+  ASSERT_TRUE(table.Enter(Info(1)).ok());
+  EXPECT_FALSE(table.CancelRequest("r", 2, absl::CancelledError("x")));
+  EXPECT_TRUE(cancelled.empty());
+  EXPECT_FALSE(table.Enter(Info(2)).ok());
+  EXPECT_TRUE(table.Enter(Info(3)).ok());
+}
+
+TEST(RequestTableTest, WhatIsCutOrCancelledAndFinishedExpiresAtOnce) {
+  FakeClock clock;
+  RequestTable table(clock, [](RequestKey, absl::Status) {});
+  const auto attempt = table.Enter(Info())->attempt;
+  auto reader = std::make_shared<CountingReader>();
+  attempt->Attach(reader, {});
+  table.CutFinished(absl::UnavailableError("x"));
+  EXPECT_EQ(reader->cut, 0) << "it has not finished";
+  EXPECT_TRUE(table.CancelRequest("r", 1, absl::CancelledError("x")));
+  attempt->OnFinished(absl::CancelledError("x"), {});
+  EXPECT_FALSE(attempt->Expired()) << "a reader is there";
+  table.CutFinished(absl::UnavailableError("x"));
+  EXPECT_EQ(reader->cut, 1);
+  attempt->Detach(reader.get(), false);
+  EXPECT_TRUE(attempt->Expired());
+  EXPECT_EQ(table.orphans(), 0u);
 }
 
 TEST(RequestTableTest, CancelNamesOneAttempt) {

@@ -135,5 +135,18 @@ TEST(SubmitCheck, AllowedNumericsChangePasses) {
   EXPECT_TRUE(CheckSubmit(submit, Facts(v1::MIXED), clock).ok());
 }
 
+TEST(TokensToMoveTest, CountsWhatAnOpenChoiceAlreadyHas) {
+  Request request;
+  request.prompt = {1, 2, 3};
+  EXPECT_EQ(TokensToMove(request), 3u);
+  request.replay = {{4, 5, 6, 7}, {8, 9}};
+  request.replay_ended = {true, false};
+  EXPECT_EQ(TokensToMove(request), 5u);
+  request.replay_ended = {false, false};
+  EXPECT_EQ(TokensToMove(request), 7u);
+  request.replay_ended = {true, true};
+  EXPECT_EQ(TokensToMove(request), 3u);
+}
+
 }  // namespace
 }  // namespace sluice::worker
