@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
 # Everything the project checks, on a bare Debian 12: set-up, build, tests,
-# format, lint, layers, documents. The last line is
+# sanitizers, fuzzing, format, lint, layers, documents. The last line is
 # `N passed, N failed, N skipped`; exit 1 when anything failed.
-# Usage: tests/run.sh [--quick]   (--quick: only the optimised test build)
+# Usage: tests/run.sh [SUITE...]
+#   opt     all tests, optimised, the slow ones and real models too
+#   asan    all but the slow tests with address and undefined-behaviour checks
+#   tsan    the tests with threads, with the thread checker
+#   fuzz    every fuzz target for 5 seconds on top of its corpus
+#   checks  format, layers, documents
+#   lint    clang-tidy of the product code
+# No argument: all of them.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-quick=0
-case "${1:-}" in
-  '') ;;
-  --quick) quick=1 ;;
-  *) echo "tests/run.sh: unknown argument $1" >&2; exit 64 ;;
-esac
+all=(opt asan tsan fuzz checks lint)
+chosen=("$@")
+[ $# -gt 0 ] || chosen=("${all[@]}")
+for name in "${chosen[@]}"; do
+  [[ " ${all[*]} " == *" $name "* ]] && continue
+  echo "tests/run.sh: unknown suite $name; there are ${all[*]}" >&2
+  exit 64
+done
 
 ./deploy/setup.sh >/dev/null || exit 1
 
@@ -68,15 +77,44 @@ check() {
   echo "=== $name: $((SECONDS - begin)) s" >&2
 }
 
-suite opt --config=opt //...
-if [ $quick -eq 0 ]; then
+run_opt() { suite opt --config=opt //...; }
+
+run_asan() {
+  suite asan --config=asan --config=ubsan --build_tests_only \
+    --test_tag_filters=-slow,-fuzz //tests/...
+}
+
+# Debian's libraries are not instrumented; UCX's memory hooks crash inside the
+# checker's own.
+run_tsan() {
+  suite tsan --config=tsan --build_tests_only --test_tag_filters=-slow \
+    --test_env=TSAN_OPTIONS="ignore_noninstrumented_modules=1:report_thread_leaks=0:suppressions=$PWD/tests/tsan.supp" \
+    --test_env=UCX_MEM_EVENTS=n --test_env=UCX_MEM_MMAP_HOOK_MODE=none \
+    --test_env=UCX_MEM_MALLOC_HOOKS=n \
+    //tests/base/... //tests/kernels:thread_pool_test //tests/kvtransfer/... \
+    //tests/router/cluster/... //tests/router/flow/... \
+    //tests/router/server/... //tests/worker/engine/... \
+    //tests/worker/exec/... //tests/worker/handoff/... \
+    //tests/worker/server/...
+}
+
+run_fuzz() {
+  suite fuzz --config=fuzz --build_tests_only //tests/fuzz/...
+}
+
+run_checks() {
   check format tools/format.sh --check
   check layers python3 tools/check_layers.py
   check architecture python3 tools/check_architecture.py
+}
+
+run_lint() {
   check lint bazel build "${bazel_flags[@]}" --config=opt --config=lint \
     //base/... //kernels/... //kvtransfer/... //proto:sampling_check \
     //router/... //tools/... //worker/...
-fi
+}
+
+for name in "${chosen[@]}"; do "run_$name"; done
 
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]
