@@ -136,7 +136,8 @@ constexpr DigestKernels kKernels[] = {
 
 DigestLevel BestDigestLevel() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl")) {
+      __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw")) {
     return DigestLevel::kAvx512;
   }
   return __builtin_cpu_supports("avx2") ? DigestLevel::kAvx2

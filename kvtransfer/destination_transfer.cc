@@ -29,9 +29,35 @@ struct DestinationTransfer::Receiving : public ReadSink {
       : owner(o), plan(stream, rectangle), digests(plan.num_spans(), 0) {}
 
   // A piece is a merged copy: runs that lie one after the other.
-  void OnPiece(size_t piece, absl::Span<const std::byte> bytes) override {
+  void OnPiece(size_t piece, absl::Span<const std::byte> bytes,
+               const std::byte* next) override {
     if (!owner->open()) return;
     const Copy& copy = copies[piece];
+    const RectanglePlan::Piece parts = plan.PieceOf(copy);
+    if (parts.runs.empty()) {
+      CopyRunByRun(copy, bytes);
+      return;
+    }
+    PieceArgs args{.from = bytes.data(),
+                   .to = owner->TargetAt(copy),
+                   .size_bytes = copy.size_bytes,
+                   .runs = parts.runs,
+                   .token = parts.token,
+                   .next = next};
+    if (next != nullptr && piece + 2 < copies.size()) {
+      const Copy& later = copies[piece + 2];
+      args.later_from =
+          next - copies[piece + 1].source_offset + later.source_offset;
+      args.later_to = owner->TargetAt(later);
+    }
+    if (owner->context_->limits.digests) {
+      digests[parts.span] += BestPieceKernels().copy_and_digest(args);
+    } else {
+      BestPieceKernels().copy(args);
+    }
+  }
+
+  void CopyRunByRun(const Copy& copy, absl::Span<const std::byte> bytes) {
     const StreamGroup& group = plan.stream().groups[copy.group_index];
     for (uint32_t i = 0; i < copy.num_runs; ++i) {
       const RectanglePlan::Run run = plan.run(copy.first_run + i);
@@ -49,7 +75,7 @@ struct DestinationTransfer::Receiving : public ReadSink {
   }
 
   DestinationTransfer* const owner;
-  const RectanglePlan plan;
+  RectanglePlan plan;
   std::vector<uint64_t> digests;  // of what was placed, per span
   bool is_announced = false;
   RectangleDone announced;
@@ -147,6 +173,12 @@ std::byte* DestinationTransfer::TargetBytes(
   return context_->regions->At(context_->region_key,
                                plan.TargetOffset(run, {ticket_.blocks}),
                                run.shape.BytesIn(order));
+}
+
+// Of a copy whose inner orders are equal.
+std::byte* DestinationTransfer::TargetAt(const Copy& copy) const {
+  return context_->regions->At(context_->region_key, copy.target_offset,
+                               copy.size_bytes);
 }
 
 void DestinationTransfer::CountLate(const char* kind) {
@@ -320,7 +352,7 @@ absl::Status DestinationTransfer::Announce(Stream& stream,
 
 absl::Status DestinationTransfer::StartRead(Stream& stream,
                                             Receiving& receiving) {
-  const RectanglePlan& plan = receiving.plan;
+  RectanglePlan& plan = receiving.plan;
   const std::vector<uint32_t>& blocks = receiving.announced.source_blocks;
   const uint32_t block_tokens = stream.plan.source_block_tokens;
   const Rectangle& r = plan.rectangle();
@@ -340,6 +372,7 @@ absl::Status DestinationTransfer::StartRead(Stream& stream,
   }
   receiving.copies = plan.Merge(receiving.source_blocks(), {ticket_.blocks});
   std::vector<ReadPiece> pieces;
+  pieces.reserve(receiving.copies.size());
   for (const Copy& copy : receiving.copies) {
     pieces.push_back({copy.source_offset, copy.size_bytes});
   }
@@ -443,6 +476,7 @@ void DestinationTransfer::AddSplitRuns(Receiving& receiving) {
 }
 
 absl::Status DestinationTransfer::Verify(Stream& stream, Receiving& receiving) {
+  if (!context_->limits.digests) return absl::OkStatus();
   for (size_t span = 0; span < receiving.digests.size(); ++span) {
     if (receiving.digests[span] == receiving.announced.digests[span]) continue;
     ++context_->stats->digest_failures[source_];

@@ -122,6 +122,7 @@ class DestinationTransfer {
   std::optional<absl::Status> PollRead(Receiving& receiving);
   std::byte* TargetBytes(const RectanglePlan& plan,
                          const RectanglePlan::Run& run) const;
+  std::byte* TargetAt(const Copy& copy) const;
 
   void Fail(const absl::Status& status, bool tell_source);
   void Enter(const absl::Status& status);

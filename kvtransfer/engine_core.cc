@@ -12,7 +12,10 @@ namespace {
 
 // While a transfer is under way deadlines are looked at this often.
 constexpr int64_t kActiveSleepUs = 5'000;
-constexpr int64_t kIdleSleepUs = 100'000;
+// Nothing under way: until the next heartbeat is due. With timers of ended
+// transfers, whose records answer repeats, sooner.
+constexpr int64_t kIdleSleepUs = 1'000'000;
+constexpr int64_t kLingeringSleepUs = 50'000;
 
 // Which half of a transfer a message is for.
 bool IsForDestination(const ControlBody& body) {
@@ -34,11 +37,13 @@ TransferEngine::Core::Core(EngineOptions o)
   context_.manifest = &options.manifest;
   context_.regions = &regions_;
   context_.region_key = options.region.key;
+  context_.append_digests = options.append_digests;
   context_.stats = &stats_;
   context_.limits = {.resend_ms = options.resend_ms,
                      .drain_timeout_ms = options.drain_timeout_ms,
                      .stream_window_bytes = options.stream_window_bytes,
-                     .stream_message_bytes = options.stream_message_bytes};
+                     .stream_message_bytes = options.stream_message_bytes,
+                     .digests = options.digests};
   context_.send = [this](const std::string& worker, const TransferId& id,
                          ControlBody body) {
     Send(worker, id, std::move(body));
@@ -498,7 +503,11 @@ int64_t TransferEngine::Core::SleepMicros() const {
     if (transport->event_fd() < 0) return 1'000;
   }
   const bool active = !active_destinations_.empty() || !active_sources_.empty();
-  return active ? kActiveSleepUs : kIdleSleepUs;
+  if (active) return kActiveSleepUs;
+  if (!lingering_.empty()) return kLingeringSleepUs;
+  const int64_t now_ms = options.clock->NowMs();
+  const int64_t next_ms = peers->NextTickMs(now_ms + kIdleSleepUs / 1000);
+  return std::max<int64_t>(1, next_ms - now_ms) * 1000;
 }
 
 int64_t TransferEngine::Core::RunOnce() {
@@ -520,7 +529,7 @@ int64_t TransferEngine::Core::RunOnce() {
   if (busy || !link_events_.empty()) return 0;
   FinishShutdown();
   Publish();
-  return SleepMicros();
+  return drained.load() ? 1 : SleepMicros();
 }
 
 void TransferEngine::Core::CheckInvariants() const {

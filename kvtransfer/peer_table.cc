@@ -297,6 +297,21 @@ void PeerTable::OnTick() {
   }
 }
 
+int64_t PeerTable::NextTickMs(int64_t limit_ms) const {
+  constexpr int64_t kPairingMs = 100;  // handshakes have deadlines of seconds
+  const int64_t now = options_.clock->NowMs();
+  int64_t next = limit_ms;
+  if (!kept_.empty()) next = std::min(next, now + kPairingMs);
+  for (const auto& [worker, peer] : peers_) {
+    if (!Alive(peer->state)) continue;
+    next = std::min(next, peer->last_heard_ms + options_.lost_ms);
+    next = std::min(next, peer->state == PeerState::kUp
+                              ? peer->last_sent_ms + options_.heartbeat_ms
+                              : now + kPairingMs);
+  }
+  return next;
+}
+
 void PeerTable::CloseAll() {
   for (const Kept& kept : kept_) kept.transport->Close(kept.link);
   kept_.clear();

@@ -99,6 +99,9 @@ class PeerTable {
   const Peer* Find(const std::string& worker) const;
   std::vector<PeerInfo> Infos() const;
   bool empty_links() const;
+  // When OnTick() next has something to do by what is known now, unix ms, at
+  // most `limit_ms`; sooner while a peer is being paired.
+  int64_t NextTickMs(int64_t limit_ms) const;
 
  private:
   struct Kept {

@@ -227,6 +227,23 @@ uint64_t DigestRun(const RunShape& run, InnerOrder order,
   return DigestRows(run, 0, run.tokens, {0, run.head_dim}, from);
 }
 
+uint64_t DigestAppended(const RunShape& run, InnerOrder order,
+                        uint32_t in_block, const std::byte* head_block) {
+  const std::byte* from = head_block + in_block * run.token_bytes();
+  if (order == InnerOrder::kCanonical) return DigestRun(run, order, from);
+  const uint32_t in_tile = in_block % kTile;
+  const std::byte* tile = from - in_tile * run.token_bytes();
+  if (in_tile == 0) return DigestRun(run, order, tile);
+  // Sums are differences of sums: all from the start of the tile, less what
+  // lies before. Both read the same bytes, which nobody writes.
+  RunShape before = run;
+  before.index.token -= in_tile;
+  RunShape all = before;
+  before.tokens = in_tile;
+  all.tokens = in_tile + run.tokens;
+  return DigestRun(all, order, tile) - DigestRun(before, order, tile);
+}
+
 uint64_t CopyRun(const RunShape& run, InnerOrder from_order,
                  const std::byte* from, InnerOrder to_order, std::byte* to) {
   if (from_order == InnerOrder::kCanonical) {

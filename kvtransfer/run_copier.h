@@ -31,6 +31,11 @@ struct RunShape {
 uint64_t DigestRun(const RunShape& run, InnerOrder order,
                    const std::byte* from);
 
+// The same for tokens that need not start a tile: those from `in_block` on of
+// the head block at `head_block`.
+uint64_t DigestAppended(const RunShape& run, InnerOrder order,
+                        uint32_t in_block, const std::byte* head_block);
+
 // Copies a run from one order to the other, or the same, and returns the
 // digest of what it stored. Reads each source byte once: the source may
 // change meanwhile, copy and digest agree all the same. Tokens past the valid

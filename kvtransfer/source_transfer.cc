@@ -14,7 +14,8 @@ namespace {
 // milliseconds at most.
 constexpr uint64_t kMaxRectangleBytes = 8 << 20;
 constexpr size_t kMaxResentRectangles = 16;
-constexpr int kMessagesPerTurn = 8;
+// Sent before more are gathered: what was gathered is still in a cache then.
+constexpr int kMessagesPerTurn = 2;
 
 uint32_t NumLayersOf(const LayoutManifest& manifest, uint32_t replica) {
   uint32_t end = 0;
@@ -384,14 +385,15 @@ void SourceTransfer::QueueRectangle(const Rectangle& whole) {
           static_cast<uint64_t>(group.source.layout.token_bytes());
     }
   }
+  // All layers of a few blocks rather than one layer of many: a block is
+  // contiguous over its layers.
   const uint32_t span = streams_.front().plan.span_tokens();
   const uint64_t budget =
       std::max<uint64_t>(span, kMaxRectangleBytes / token_layer_bytes);
-  const uint32_t tokens =
-      static_cast<uint32_t>(std::min<uint64_t>(budget / span * span, 1 << 24));
-  const uint32_t layers = static_cast<uint32_t>(std::min<uint64_t>(
-      1 << 16,
-      std::max<uint64_t>(1, budget / std::min(tokens, whole.t1 - whole.t0))));
+  const uint32_t layers = static_cast<uint32_t>(
+      std::min<uint64_t>(whole.l1 - whole.l0, budget / span));
+  const uint32_t tokens = static_cast<uint32_t>(
+      std::min<uint64_t>(budget / layers / span * span, 1 << 24));
   for (uint32_t l0 = whole.l0; l0 < whole.l1; l0 += layers) {
     const uint32_t l1 = std::min(whole.l1, l0 + layers);
     for (uint32_t t0 = whole.t0; t0 < whole.t1;) {
@@ -441,16 +443,62 @@ const std::byte* SourceTransfer::SourceBytes(
                                run.shape.BytesIn(order));
 }
 
-void SourceTransfer::ComputeDigests(const RectanglePlan& plan,
+void SourceTransfer::ComputeDigests(RectanglePlan& plan,
                                     RectangleDone& done) const {
   done.digests.assign(plan.num_spans(), 0);
-  for (uint32_t i = 0; i < plan.num_runs(); ++i) {
-    const RectanglePlan::Run run = plan.run(i);
-    const InnerOrder order =
-        plan.stream().groups[run.group_index].source.layout.inner_order;
-    done.digests[plan.SpanOf(run)] +=
-        DigestRun(run.shape, order, SourceBytes(plan, run));
+  if (!context_->limits.digests || SumAppended(plan, done.digests)) return;
+  // Block by block, as the destination copies them.
+  const std::vector<Copy> copies = plan.Merge({blocks_}, {args_.ticket.blocks});
+  const std::byte* base = context_->regions->At(context_->region_key, 0, 0);
+  for (size_t i = 0; i < copies.size(); ++i) {
+    const Copy& copy = copies[i];
+    const RectanglePlan::Piece parts = plan.PieceOf(copy);
+    if (!parts.runs.empty()) {
+      const PieceArgs args{
+          .from = context_->regions->At(context_->region_key,
+                                        copy.source_offset, copy.size_bytes),
+          .size_bytes = copy.size_bytes,
+          .runs = parts.runs,
+          .token = parts.token,
+          .next = i + 1 < copies.size() ? base + copies[i + 1].source_offset
+                                        : nullptr};
+      done.digests[parts.span] += BestPieceKernels().digest(args);
+      continue;
+    }
+    for (uint32_t r = 0; r < copy.num_runs; ++r) {
+      const RectanglePlan::Run run = plan.run(copy.first_run + r);
+      const InnerOrder order =
+          plan.stream().groups[run.group_index].source.layout.inner_order;
+      done.digests[parts.span] +=
+          DigestRun(run.shape, order, SourceBytes(plan, run));
+    }
   }
+}
+
+// From what was kept when the KV was written; false unless all of it was.
+bool SourceTransfer::SumAppended(const RectanglePlan& plan,
+                                 std::vector<uint64_t>& digests) const {
+  if (context_->append_digests == nullptr) return false;
+  const Rectangle& r = plan.rectangle();
+  const uint32_t block_tokens = plan.stream().source_block_tokens;
+  if (r.t0 % block_tokens != 0) return false;
+  std::vector<uint64_t> sums(digests.size(), 0);
+  for (uint32_t t = r.t0; t < r.t1; t += block_tokens) {
+    for (const StreamGroup& group : plan.stream().groups) {
+      const AppendDigests::Query query{
+          .rank = plan.stream().source_rank,
+          .group = &group,
+          .block = blocks_[t / block_tokens],
+          .num_tokens = std::min(block_tokens, r.t1 - t),
+          .l0 = r.l0,
+          .l1 = r.l1};
+      if (!context_->append_digests->Add(query, sums[plan.SpanOfToken(t)])) {
+        return false;
+      }
+    }
+  }
+  digests = std::move(sums);
+  return true;
 }
 
 bool SourceTransfer::PostNext() {

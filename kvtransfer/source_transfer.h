@@ -84,7 +84,9 @@ class SourceTransfer {
   void FinishRectangle(Pending pending);
   std::vector<std::byte> Gather(const RectanglePlan& plan, uint64_t offset,
                                 uint64_t size) const;
-  void ComputeDigests(const RectanglePlan& plan, RectangleDone& done) const;
+  void ComputeDigests(RectanglePlan& plan, RectangleDone& done) const;
+  bool SumAppended(const RectanglePlan& plan,
+                   std::vector<uint64_t>& digests) const;
   uint32_t ReadyTokens(uint32_t layer) const;
   uint64_t AckedBytes() const;
   void PollOperations();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "kvtransfer/append_digests.h"
 #include "kvtransfer/control_message.h"
 #include "kvtransfer/layout_manifest.h"
 #include "kvtransfer/region_table.h"
@@ -21,6 +22,7 @@ struct TransferLimits {
   uint32_t drain_timeout_ms = 5000;
   uint64_t stream_window_bytes = 4 << 20;
   uint32_t stream_message_bytes = 128 << 10;
+  bool digests = true;  // off in benchmarks only
 };
 
 // What a transfer needs of its engine. Everything outlives every transfer.
@@ -29,7 +31,8 @@ struct TransferContext {
   const Clock* clock = nullptr;
   const LayoutManifest* manifest = nullptr;  // ours
   RegionTable* regions = nullptr;
-  std::string region_key;  // our region
+  std::string region_key;                         // our region
+  const AppendDigests* append_digests = nullptr;  // ours, or none
   TransferStats* stats = nullptr;
   TransferLimits limits;
   // Sends to the current generation of a peer; dropped if it has no link.

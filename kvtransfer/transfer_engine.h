@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/snapshot.h"
+#include "kvtransfer/append_digests.h"
 #include "kvtransfer/control_message.h"
 #include "kvtransfer/layout_manifest.h"
 #include "kvtransfer/peer_offer.h"
@@ -36,6 +37,9 @@ struct EngineOptions {
   Region region;            // our KV memory
   // In order of preference. Empty only in a process that never transfers.
   std::vector<std::unique_ptr<Transport>> transports;
+  // Optional, outlives the engine: digests of our KV as it was written. Without
+  // it a source reads what it announces once more.
+  const AppendDigests* append_digests = nullptr;
   ControlLink* control = nullptr;  // outlives the engine
   const Clock* clock = nullptr;    // outlives the engine
   bool can_send = true;            // prefill or mixed role
@@ -48,6 +52,9 @@ struct EngineOptions {
   uint32_t max_records = 65536;
   uint64_t stream_window_bytes = 4 << 20;
   uint32_t stream_message_bytes = 128 << 10;  // 64 .. 256 KiB, our receives
+  // Off proves nothing of what arrives: for benchmarks that measure what the
+  // digests cost, on both sides alike.
+  bool digests = true;
   // Optional: a peer changed its state (also seen in Peers()).
   std::function<void(const PeerInfo&)> on_peer;
 };

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/numeric/bits.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/status_macros.h"
@@ -57,6 +58,26 @@ absl::Status CheckReplica(const LayoutManifest& manifest, uint32_t replica) {
                                                  manifest.worker, ", has ",
                                                  manifest.replicas.size()));
 }
+
+// Block ids below `limit`, about `expected` of them. A bit each where that is
+// not much more memory than the ids themselves: a long prompt has thousands.
+class BlockSet {
+ public:
+  BlockSet(uint64_t limit, size_t expected) {
+    if (limit / 256 <= expected) bits_.resize(limit);
+  }
+  // False: was there already.
+  bool Insert(uint32_t block) {
+    if (bits_.empty()) return ids_.insert(block).second;
+    const bool is_new = !bits_[block];
+    bits_[block] = true;
+    return is_new;
+  }
+
+ private:
+  std::vector<bool> bits_;
+  absl::flat_hash_set<uint32_t> ids_;
+};
 
 using StreamMap = std::map<std::tuple<uint32_t, uint32_t, uint32_t>,
                            StreamPlan>;  // source, target rank, first layer
@@ -137,6 +158,7 @@ std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
                                 uint32_t target_block_tokens) {
   const uint32_t cut = std::min(source_block_tokens, target_block_tokens);
   std::vector<TokenRun> runs;
+  if (t0 < t1) runs.reserve((t1 - t0) / cut + 2);
   for (uint32_t t = t0; t < t1;) {
     const uint32_t end = std::min(t1, (t / cut + 1) * cut);
     runs.push_back(TokenRun{.t = t,
@@ -152,7 +174,10 @@ std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
 
 RectanglePlan::RectanglePlan(const StreamPlan& stream,
                              const Rectangle& rectangle)
-    : stream_(&stream), rectangle_(rectangle) {
+    : stream_(&stream),
+      rectangle_(rectangle),
+      span_shift_(
+          static_cast<uint32_t>(absl::countr_zero(stream.span_tokens()))) {
   rectangle_.l0 = std::max(rectangle.l0, stream.l0);
   rectangle_.l1 = std::max(rectangle_.l0, std::min(rectangle.l1, stream.l1));
   token_runs_ =
@@ -162,11 +187,19 @@ RectanglePlan::RectanglePlan(const StreamPlan& stream,
     runs_per_token_run_ += static_cast<uint32_t>(RunsOfGroup(group));
   }
   uint64_t start = 0;
+  uint64_t bytes = 0;
+  uint32_t bytes_of = 0;  // tokens; all runs but the first and last are alike
+  wire_starts_.reserve(token_runs_.size() + 1);
   for (const TokenRun& tokens : token_runs_) {
     wire_starts_.push_back(start);
-    for (const StreamGroup& group : stream.groups) {
-      start += RunsOfGroup(group) * RunWireBytes(group, tokens.tokens);
+    if (tokens.tokens != bytes_of) {
+      bytes = 0;
+      bytes_of = tokens.tokens;
+      for (const StreamGroup& group : stream.groups) {
+        bytes += RunsOfGroup(group) * RunWireBytes(group, bytes_of);
+      }
     }
+    start += bytes;
   }
   wire_starts_.push_back(start);
 }
@@ -244,9 +277,8 @@ uint32_t RectanglePlan::num_spans() const {
   return (rectangle_.t1 + span - 1) / span - rectangle_.t0 / span;
 }
 
-uint32_t RectanglePlan::SpanOf(const Run& run) const {
-  const uint32_t span = stream_->span_tokens();
-  return run.tokens.t / span - rectangle_.t0 / span;
+uint32_t RectanglePlan::SpanOfToken(uint32_t token) const {
+  return (token >> span_shift_) - (rectangle_.t0 >> span_shift_);
 }
 
 uint64_t RectanglePlan::SourceOffset(const Run& run,
@@ -265,40 +297,118 @@ uint64_t RectanglePlan::TargetOffset(const Run& run,
       run.tokens.target_offset);
 }
 
-std::vector<Copy> RectanglePlan::Merge(const BlockSlice& source_blocks,
-                                       const BlockSlice& target_blocks) const {
+// A run as the fast loops take it; words 0 where they cannot.
+PieceRun RectanglePlan::PieceRunOf(const Run& run, uint64_t size_bytes) const {
+  const GroupLayout& layout = stream_->groups[run.group_index].source.layout;
+  const WordIndex& index = run.shape.index;
+  PieceRun piece;
+  if (run.shape.token_bytes() % 8 != 0) return piece;
+  if (layout.inner_order == InnerOrder::kCpuTiles) {
+    if (index.words % 4 != 0) return piece;
+    piece.order = index.comp == 0 ? RunOrder::kKeyTiles : RunOrder::kValueTiles;
+  }
+  piece.words = index.words;
+  piece.tokens = run.shape.tokens;
+  piece.size_bytes = size_bytes;
+  WordIndex first = index;
+  first.token = 0;
+  piece.key = DigestKey(first.Value(), run.shape.group_id);
+  return piece;
+}
+
+void RectanglePlan::Fill(Pattern& pattern, uint32_t first_run) const {
   const bool equal_blocks =
       stream_->source_block_tokens == stream_->target_block_tokens;
-  std::vector<Copy> copies;
-  uint32_t token_run = std::numeric_limits<uint32_t>::max();
-  for (uint32_t i = 0; i < num_runs(); ++i) {
-    const Run run = this->run(i);
+  for (uint32_t i = 0; i < runs_per_token_run_; ++i) {
+    const Run run = this->run(first_run + i);
     const StreamGroup& group = stream_->groups[run.group_index];
+    const WordIndex& at = run.shape.index;
     uint64_t size = run.shape.BytesIn(group.source.layout.inner_order);
     if (equal_blocks && run.tokens.source_offset == 0 && !group.converts()) {
       size = static_cast<uint64_t>(group.source.layout.head_block_bytes());
     }
-    const Copy copy{.group_index = run.group_index,
-                    .source_offset = SourceOffset(run, source_blocks),
-                    .target_offset = TargetOffset(run, target_blocks),
-                    .size_bytes = size,
-                    .first_run = i};
-    // Never across blocks: each keeps a copy of its own.
-    const bool same_block = token_run == run.tokens.t && !copies.empty();
-    if (same_block && !group.converts() &&
-        copies.back().group_index == copy.group_index &&
-        copies.back().source_offset + copies.back().size_bytes ==
-            copy.source_offset &&
-        copies.back().target_offset + copies.back().size_bytes ==
-            copy.target_offset) {
-      copies.back().size_bytes += copy.size_bytes;
-      ++copies.back().num_runs;
+    const Copy copy{
+        .group_index = run.group_index,
+        .source_offset = group.source.Offset(0, at.layer, at.comp, at.head,
+                                             run.tokens.source_offset),
+        .target_offset = group.target.Offset(0, at.layer, at.comp, at.head,
+                                             run.tokens.target_offset),
+        .size_bytes = size,
+        .first_run = i};
+    pattern.runs.push_back(group.converts() ? PieceRun{}
+                                            : PieceRunOf(run, size));
+    Copy* last = pattern.copies.empty() ? nullptr : &pattern.copies.back();
+    if (last != nullptr && !group.converts() &&
+        last->group_index == copy.group_index &&
+        last->source_offset + last->size_bytes == copy.source_offset &&
+        last->target_offset + last->size_bytes == copy.target_offset) {
+      last->size_bytes += copy.size_bytes;
+      ++last->num_runs;
     } else {
+      pattern.copies.push_back(copy);
+    }
+  }
+}
+
+// Blocks repeat: few token runs lie differently in theirs.
+void RectanglePlan::FindPatterns() {
+  if (!patterns_.empty() || runs_per_token_run_ == 0) return;
+  for (size_t i = 0; i < token_runs_.size(); ++i) {
+    const TokenRun& run = token_runs_[i];
+    size_t which = 0;
+    while (which < patterns_.size() &&
+           (patterns_[which].source_offset != run.source_offset ||
+            patterns_[which].target_offset != run.target_offset ||
+            patterns_[which].tokens != run.tokens)) {
+      ++which;
+    }
+    if (which == patterns_.size()) {
+      Pattern pattern;
+      pattern.source_offset = run.source_offset;
+      pattern.target_offset = run.target_offset;
+      pattern.tokens = run.tokens;
+      Fill(pattern, static_cast<uint32_t>(i) * runs_per_token_run_);
+      patterns_.push_back(std::move(pattern));
+    }
+    pattern_of_.push_back(static_cast<uint32_t>(which));
+  }
+}
+
+std::vector<Copy> RectanglePlan::Merge(const BlockSlice& source_blocks,
+                                       const BlockSlice& target_blocks) {
+  FindPatterns();
+  size_t count = 0;
+  for (const uint32_t which : pattern_of_) {
+    count += patterns_[which].copies.size();
+  }
+  std::vector<Copy> copies;
+  copies.reserve(count);
+  for (size_t i = 0; i < pattern_of_.size(); ++i) {
+    const uint64_t source = source_blocks[token_runs_[i].source_index];
+    const uint64_t target = target_blocks[token_runs_[i].target_index];
+    for (Copy copy : patterns_[pattern_of_[i]].copies) {
+      const StreamGroup& group = stream_->groups[copy.group_index];
+      copy.source_offset += source * group.source.stride_bytes;
+      copy.target_offset += target * group.target.stride_bytes;
+      copy.token_run = static_cast<uint32_t>(i);
+      copy.first_run += copy.token_run * runs_per_token_run_;
       copies.push_back(copy);
     }
-    token_run = run.tokens.t;
   }
   return copies;
+}
+
+RectanglePlan::Piece RectanglePlan::PieceOf(const Copy& copy) const {
+  const std::vector<PieceRun>& runs =
+      patterns_[pattern_of_[copy.token_run]].runs;
+  const uint32_t first = copy.first_run - copy.token_run * runs_per_token_run_;
+  const uint32_t token = token_runs_[copy.token_run].t;
+  Piece piece{.token = token, .span = SpanOfToken(token)};
+  // All runs of a copy are of one group: whole words in all or in none.
+  if (runs[first].words > 0) {
+    piece.runs = absl::MakeSpan(runs).subspan(first, copy.num_runs);
+  }
+  return piece;
 }
 
 uint64_t NumBlocks(const LayoutManifest& manifest, uint32_t replica) {
@@ -331,14 +441,14 @@ absl::Status CheckBlockList(const BlockListArgs& args) {
                      " tokens of ", block_tokens, " a block, want ", want));
   }
   const uint64_t limit = NumBlocks(*args.manifest, args.replica);
-  absl::flat_hash_set<uint32_t> seen;
+  BlockSet seen(limit, want);
   for (size_t i = args.skip_tokens / block_tokens; i < want; ++i) {
     const uint32_t block = args.blocks[i];
     if (block == 0 || block >= limit) {
       return absl::InvalidArgumentError(
           absl::StrCat("block ", block, " at ", i, ", limit ", limit));
     }
-    if (args.is_target && !seen.insert(block).second) {
+    if (args.is_target && !seen.Insert(block)) {
       return absl::InvalidArgumentError(
           absl::StrCat("block ", block, " twice, at ", i));
     }
@@ -366,8 +476,7 @@ absl::StatusOr<std::vector<PlannedStream>> PlanTransfer(const PlanSide& source,
                                *target.manifest, target.replica));
   std::vector<PlannedStream> planned;
   for (StreamPlan& stream : streams) {
-    const RectanglePlan plan(stream,
-                             {skip_tokens, num_tokens, stream.l0, stream.l1});
+    RectanglePlan plan(stream, {skip_tokens, num_tokens, stream.l0, stream.l1});
     std::vector<Copy> copies = plan.Merge({source.blocks}, {target.blocks});
     planned.push_back({std::move(stream), std::move(copies)});
   }

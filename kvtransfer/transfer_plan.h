@@ -10,6 +10,7 @@
 #include "absl/types/span.h"
 #include "kvtransfer/control_message.h"
 #include "kvtransfer/layout_manifest.h"
+#include "kvtransfer/piece_kernels.h"
 #include "kvtransfer/run_copier.h"
 
 namespace sluice::kvtransfer {
@@ -100,6 +101,7 @@ struct Copy {
   uint64_t source_offset = 0;  // in the regions
   uint64_t target_offset = 0;
   uint64_t size_bytes = 0;
+  uint32_t token_run = 0;  // all runs are of one
   uint32_t first_run = 0;
   uint32_t num_runs = 1;
 };
@@ -132,26 +134,53 @@ class RectanglePlan {
 
   // Spans of span_tokens() that digests are kept for, cut at its multiples.
   uint32_t num_spans() const;
-  uint32_t SpanOf(const Run& run) const;
+  uint32_t SpanOf(const Run& run) const { return SpanOfToken(run.tokens.t); }
+  uint32_t SpanOfToken(uint32_t token) const;
 
   // Offsets in the regions.
   uint64_t SourceOffset(const Run& run, const BlockSlice& source_blocks) const;
   uint64_t TargetOffset(const Run& run, const BlockSlice& target_blocks) const;
 
-  // Merged copies. With equal block sizes a
-  // last block is copied whole when that lets its runs merge.
+  // Merged copies: one a block and group where both sides lie alike. With
+  // equal block sizes a last block is copied whole when that lets its runs
+  // merge.
   std::vector<Copy> Merge(const BlockSlice& source_blocks,
-                          const BlockSlice& target_blocks) const;
+                          const BlockSlice& target_blocks);
+
+  // What a copy of Merge() consists of. `runs` is empty where the inner orders
+  // differ or a token is not whole words: such a copy goes run by run.
+  struct Piece {
+    absl::Span<const PieceRun> runs;
+    uint32_t token = 0;  // first token of every run
+    uint32_t span = 0;
+  };
+  Piece PieceOf(const Copy& copy) const;
 
  private:
+  // The copies of every token run that lies alike in its blocks: offsets count
+  // from the start of the group's blocks' memory, runs from the token run's.
+  struct Pattern {
+    uint32_t source_offset = 0;  // tokens
+    uint32_t target_offset = 0;
+    uint32_t tokens = 0;
+    std::vector<Copy> copies;
+    std::vector<PieceRun> runs;  // of every run, in order
+  };
+
+  void FindPatterns();
+  PieceRun PieceRunOf(const Run& run, uint64_t size_bytes) const;
+  void Fill(Pattern& pattern, uint32_t first_run) const;
   uint64_t RunWireBytes(const StreamGroup& group, uint32_t tokens) const;
   uint64_t RunsOfGroup(const StreamGroup& group) const;
 
   const StreamPlan* stream_;
   Rectangle rectangle_;
+  uint32_t span_shift_;  // spans are powers of two
   std::vector<TokenRun> token_runs_;
   std::vector<uint64_t> wire_starts_;  // of each token run, and the end
   uint32_t runs_per_token_run_ = 0;
+  std::vector<Pattern> patterns_;
+  std::vector<uint32_t> pattern_of_;  // each token run
 };
 
 // One side of a transfer as PlanTransfer() takes it.

@@ -57,8 +57,10 @@ class ReadSink {
  public:
   virtual ~ReadSink() = default;
   // `bytes` is piece `piece` of the read, valid during the call only and
-  // possibly changing under it: the peer owns that memory.
-  virtual void OnPiece(size_t piece, absl::Span<const std::byte> bytes) = 0;
+  // possibly changing under it: the peer owns that memory. `next` is where the
+  // piece after it lies, to be prefetched only; null: unknown.
+  virtual void OnPiece(size_t piece, absl::Span<const std::byte> bytes,
+                       const std::byte* next) = 0;
 };
 
 // One end of one data connection to be.

@@ -217,7 +217,7 @@ class LoopbackTransport final : public Transport {
           peer->region_.base + operation.pieces[i].remote_offset;
       std::vector<std::byte> bytes(from, from + operation.pieces[i].size_bytes);
       if (operation.fate.flip_bit && i == 0) fabric_->FlipBit(bytes);
-      operation.sink->OnPiece(i, bytes);
+      operation.sink->OnPiece(i, bytes, nullptr);
     }
   }
 

@@ -62,6 +62,7 @@ class ShmTransport final : public Transport {
     int fd = -1;
     int64_t deadline_ms = 0;  // of the handshake; 0: none
     absl::Span<const std::byte> mapping;
+    uint64_t mapped_bytes = 0;  // of them in our page tables already
   };
   struct Read {
     OperationId id;
@@ -88,11 +89,13 @@ class ShmTransport final : public Transport {
   absl::Status OnPacket(Link& link, ShmTransport::Step& step,
                         const std::string& bytes, int passed_fd);
   bool ProgressReads();
+  bool PopulateSome();
   void Finish(const Read& read, const absl::Status& status);
 
   const Clock* const clock_;
   int listen_fd_ = -1;
   Region region_;
+  uint64_t region_mapped_bytes_ = 0;
   std::map<LinkId, Link> links_;
   std::vector<Inbound> inbound_;
   std::deque<Read> reads_;

@@ -27,7 +27,8 @@ struct Events : public TransportEvents {
 };
 
 struct Sink : public ReadSink {
-  void OnPiece(size_t, absl::Span<const std::byte> piece) override {
+  void OnPiece(size_t, absl::Span<const std::byte> piece,
+               const std::byte*) override {
     bytes.insert(bytes.end(), piece.begin(), piece.end());
   }
   std::vector<std::byte> bytes;

@@ -10,6 +10,9 @@ LoopbackPair::LoopbackPair(const LoopbackPairOptions& options)
     : fabric(&clock, options.seed),
       source(options.source),
       target(options.target) {
+  if (options.append_digests) {
+    append_digests = std::make_unique<AppendDigests>(source.manifest, 0);
+  }
   source_engine = MakeEngine(source, options, true);
   target_engine = MakeEngine(target, options, false);
   fabric.Attach(source.spec.name, source_engine.get());
@@ -42,6 +45,7 @@ std::unique_ptr<TransferEngine> LoopbackPair::MakeEngine(
   engine.control = fabric.MakeControl(worker.spec.name);
   engine.clock = &clock;
   engine.can_send = sends;
+  if (sends) engine.append_digests = append_digests.get();
   engine.can_receive = !sends;
   engine.stream_message_bytes = options.stream_message_bytes;
   engine.stream_window_bytes = 4 * options.stream_message_bytes;

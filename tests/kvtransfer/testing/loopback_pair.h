@@ -28,6 +28,7 @@ struct LoopbackPairOptions {
   uint64_t seed = 1;
   bool pair = true;
   uint32_t stream_message_bytes = 1024;
+  bool append_digests = false;  // the source keeps them; the test appends
 };
 
 // A prefill and a decode worker on a loopback fabric with one fake clock,
@@ -60,6 +61,7 @@ class LoopbackPair {
   LoopbackFabric fabric;
   KvWorker source;
   KvWorker target;
+  std::unique_ptr<AppendDigests> append_digests;  // by option
   std::unique_ptr<TransferEngine> source_engine;
   std::unique_ptr<TransferEngine> target_engine;
   SideLog sent;
