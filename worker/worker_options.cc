@@ -108,6 +108,7 @@ void FillSched(const config::WorkerConfig::Sched& sched,
     options.max_batch_tokens = sched.max_batch_tokens();
   }
   options.chunk_tokens = sched.chunk_tokens();
+  if (sched.step_ms()) options.step_ms = sched.step_ms();
   if (sched.max_waiting_seqs()) {
     options.max_waiting_seqs = sched.max_waiting_seqs();
   }

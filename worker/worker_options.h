@@ -35,6 +35,7 @@ struct WorkerOptions {
   uint32_t max_batch_seqs = 256;
   uint32_t max_batch_tokens = 8192;
   uint32_t chunk_tokens = 0;
+  uint32_t step_ms = 250;
   uint32_t max_waiting_seqs = 1024;
   uint64_t max_waiting_tokens = 4 << 20;
   uint32_t aging_ms = 10000;

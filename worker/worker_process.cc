@@ -371,6 +371,7 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
   engine_options.max_batch_seqs = options.max_batch_seqs;
   engine_options.max_batch_tokens = options.max_batch_tokens;
   engine_options.chunk_tokens = options.chunk_tokens;
+  engine_options.step_ms = options.step_ms;
   engine_options.max_waiting_seqs = options.max_waiting_seqs;
   engine_options.max_waiting_tokens = options.max_waiting_tokens;
   engine_options.aging_ms = options.aging_ms;

@@ -13,6 +13,7 @@
 #include "worker/engine/engine_metrics.h"
 #include "worker/engine/request_timeline.h"
 #include "worker/engine/scheduler.h"
+#include "worker/engine/step_budget.h"
 
 namespace sluice::worker {
 namespace {
@@ -70,7 +71,10 @@ class ThreadedEngine final : public Engine {
                  std::unique_ptr<Scheduler> scheduler)
       : options_(options),
         parts_(std::move(parts)),
-        scheduler_(std::move(scheduler)) {
+        scheduler_(std::move(scheduler)),
+        step_budget_({.target_us = int64_t{options.step_ms} * 1000,
+                      .block_tokens = options.block_tokens,
+                      .max_batch_tokens = options.max_batch_tokens}) {
     PublishStats();
   }
 
@@ -154,6 +158,7 @@ class ThreadedEngine final : public Engine {
 
   // Engine thread.
   std::unique_ptr<Scheduler> scheduler_;
+  StepBudget step_budget_;
   absl::flat_hash_map<RequestKey, Live> live_;
   EngineStats stats_;
   bool stopping_ = false;
@@ -262,7 +267,8 @@ void ThreadedEngine::Run() {
 
 // False: there was nothing to do.
 bool ThreadedEngine::Turn() {
-  const SchedulePlan plan = scheduler_->Plan(now());
+  const SchedulePlan plan = scheduler_->Plan(
+      now(), step_budget_.PromptTokens(scheduler_->decoding()));
   if (!plan.empty()) {
     checked_ = false;
     const CommittedStep step = scheduler_->Commit(plan, now());
@@ -316,6 +322,8 @@ void ThreadedEngine::CountStep(const StepPlan& plan, double seconds) {
       prefill_tokens += row.tokens.size();
     }
   }
+  step_budget_.OnStep(static_cast<uint32_t>(prefill_tokens), decode_rows > 0,
+                      static_cast<int64_t>(seconds * 1e6));
   stats_.step_seconds = Mean(stats_.step_seconds, seconds);
   if (prefill_tokens > 0 && seconds > 0) {
     stats_.prefill_tokens_per_second =

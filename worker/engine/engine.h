@@ -27,6 +27,7 @@ struct EngineOptions {
   uint32_t max_batch_seqs = 256;
   uint32_t max_batch_tokens = 8192;
   uint32_t chunk_tokens = 0;  // cap of one prefill chunk; 0: none
+  uint32_t step_ms = 250;     // StepBudgetOptions::target_us
   uint32_t max_waiting_seqs = 1024;
   uint64_t max_waiting_tokens = 4u << 20;
   uint32_t aging_ms = 10000;

@@ -93,6 +93,8 @@ enum class CancelState : uint8_t {
 // piles up until TakeEvents(). Every submitted request gets one FinishedEvent.
 class Scheduler {
  public:
+  static constexpr uint32_t kAllPromptTokens = UINT32_MAX;
+
   // kInvalidArgument: limits under which requests could starve.
   static absl::StatusOr<std::unique_ptr<Scheduler>> Create(
       const SchedulerOptions& options);
@@ -118,7 +120,12 @@ class Scheduler {
                     int64_t now_us);
   void ReleaseHeld(RequestKey key);
 
-  SchedulePlan Plan(int64_t now_us) const;
+  // The next step, with at most `prompt_tokens` of prompts; of less than a
+  // block a prompt that is longer takes none.
+  SchedulePlan Plan(int64_t now_us,
+                    uint32_t prompt_tokens = kAllPromptTokens) const;
+  // Some sequence decodes: a step is also a gap in its stream.
+  bool decoding() const { return !running_.empty(); }
   CommittedStep Commit(const SchedulePlan& plan, int64_t now_us);
   // In the order of Commit().
   void Retire(const StepPlan& plan, const absl::StatusOr<StepResult>& result,

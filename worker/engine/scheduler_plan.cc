@@ -23,6 +23,7 @@ struct Scheduler::PlanState {
   int64_t now_us = 0;
   uint32_t rows_left = 0;
   uint32_t tokens_left = 0;
+  uint32_t prompt_tokens_left = 0;
   int64_t blocks_left = 0;
   bool preempts_launched = false;
   std::vector<Row> rows;
@@ -52,11 +53,12 @@ struct Scheduler::PlanState {
   }
 };
 
-SchedulePlan Scheduler::Plan(int64_t now_us) const {
+SchedulePlan Scheduler::Plan(int64_t now_us, uint32_t prompt_tokens) const {
   PlanState state;
   state.now_us = now_us;
   state.rows_left = options_.limits.max_batch_seqs;
   state.tokens_left = options_.limits.max_batch_tokens;
+  state.prompt_tokens_left = prompt_tokens;
   state.blocks_left = allocator_.available();
   for (const Choice* choice : running_) {
     state.preempts_launched |= choice->preempt_pending;
@@ -175,12 +177,13 @@ bool Scheduler::PlanPartial(PlanState& state) const {
   state.blocks_left -= blocks;
   --state.rows_left;
   state.tokens_left -= chunk;
+  state.prompt_tokens_left -= chunk;
   state.rows.push_back({.choice = partial_, .end = end, .blocks = blocks});
   return end == seq.length();
 }
 
 uint32_t Scheduler::Chunk(const PlanState& state, uint32_t left) const {
-  uint32_t budget = state.tokens_left;
+  uint32_t budget = std::min(state.tokens_left, state.prompt_tokens_left);
   if (options_.limits.chunk_tokens != 0) {
     budget = std::min(budget, options_.limits.chunk_tokens);
   }
@@ -243,6 +246,7 @@ bool Scheduler::PlanAdmission(PlanState& state, const Choice& choice) const {
     admission.end = skip + chunk;
     --state.rows_left;
     state.tokens_left -= chunk;
+    state.prompt_tokens_left -= chunk;
   }
   const bool whole = remote || admission.end == length;
   state.admissions.push_back(std::move(admission));

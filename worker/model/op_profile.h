@@ -51,9 +51,7 @@ class OpProfile {
     entry.bytes += bytes;
   }
 
-  const Entry& of(StepOp op) const {
-    return entries_[static_cast<size_t>(op)];
-  }
+  const Entry& of(StepOp op) const { return entries_[static_cast<size_t>(op)]; }
 
  private:
   std::array<Entry, kNumStepOps> entries_;

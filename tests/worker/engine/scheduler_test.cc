@@ -121,6 +121,25 @@ TEST(SchedulerTest, ChunkCapAndOnePartialSequence) {
   EXPECT_EQ(rig.StepRows(), "1[20,21) 2[8,16)");
 }
 
+// The step's own limit of prompt tokens holds for prompts together and leaves
+// decoding alone.
+TEST(SchedulerTest, PromptTokensOfAStep) {
+  SchedulerRig rig({.max_batch_seqs = 8, .max_batch_tokens = 64});
+  const auto step = [&rig](uint32_t prompt_tokens) {
+    const CommittedStep step =
+        rig.Commit(rig.scheduler->Plan(rig.now_us, prompt_tokens));
+    rig.Retire(*step.plan);
+    return SchedulerRig::Rows(*step.plan);
+  };
+  rig.Submit(Tokens(6, 1), 9);
+  rig.Submit(Tokens(6, 2), 9);
+  rig.Submit(Tokens(20, 3), 9);
+  EXPECT_EQ(step(12), "1[0,6) 2[0,6)");
+  EXPECT_EQ(step(9), "1[6,7) 2[6,7) 3[0,8)");
+  EXPECT_EQ(step(3), "1[7,8) 2[7,8)");  // less than a block of 4
+  EXPECT_EQ(step(64), "1[8,9) 2[8,9) 3[8,20)");
+}
+
 TEST(SchedulerTest, RowBudget) {
   SchedulerRig rig({.max_batch_seqs = 2, .max_batch_tokens = 64});
   for (uint32_t i = 0; i < 3; ++i) rig.Submit(Tokens(4, i), 3);
