@@ -4,8 +4,9 @@
 # `N passed, N failed, N skipped`; exit 1 when anything failed.
 # Usage: tests/run.sh [SUITE...]
 #   opt     all tests, optimised, the slow ones and real models too
-#   asan    all but the slow tests with address and undefined-behaviour checks
-#   tsan    the tests with threads, with the thread checker
+#   asan    base, transfer, router and the worker around the model, with address
+#           and undefined-behaviour checks
+#   tsan    those of them with threads, with the thread checker
 #   fuzz    every fuzz target for 5 seconds on top of its corpus
 #   checks  format, layers, documents
 #   lint    clang-tidy of the product code
@@ -81,7 +82,9 @@ run_opt() { suite opt --config=opt //...; }
 
 run_asan() {
   suite asan --config=asan --config=ubsan --build_tests_only \
-    --test_tag_filters=-slow,-fuzz //tests/...
+    --test_tag_filters=-slow //tests/base/... //tests/kvtransfer/... \
+    //tests/router/... //tests/worker/cache/... //tests/worker/engine/... \
+    //tests/worker/handoff/... //tests/worker/server/...
 }
 
 # Debian's libraries are not instrumented; UCX's memory hooks crash inside the
@@ -92,10 +95,8 @@ run_tsan() {
     --test_env=UCX_MEM_EVENTS=n --test_env=UCX_MEM_MMAP_HOOK_MODE=none \
     --test_env=UCX_MEM_MALLOC_HOOKS=n \
     //tests/base/... //tests/kernels:thread_pool_test //tests/kvtransfer/... \
-    //tests/router/cluster/... //tests/router/flow/... \
     //tests/router/server/... //tests/worker/engine/... \
-    //tests/worker/exec/... //tests/worker/handoff/... \
-    //tests/worker/server/...
+    //tests/worker/handoff/... //tests/worker/server/...
 }
 
 run_fuzz() {

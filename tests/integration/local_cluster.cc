@@ -10,17 +10,13 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "base/admin_http.h"
 #include "base/check.h"
 #include "base/grpc_status.h"
@@ -222,22 +218,14 @@ absl::Status LocalCluster::Stop() {
   return status;
 }
 
-double LocalCluster::WorkerMetric(const std::string& instance,
-                                  const std::string& series) {
+std::string LocalCluster::Metrics(const std::string& name) const {
   for (const Process& process : processes_) {
-    if (process.name != instance) continue;
+    if (process.name != name) continue;
     const auto answer =
         router::HttpCall(process.metrics_address, "/metrics", "", 5000);
-    if (!answer.ok()) return std::nan("");
-    for (absl::string_view line : absl::StrSplit(answer->body, '\n')) {
-      double value = 0;
-      if (absl::ConsumePrefix(&line, series) &&
-          absl::ConsumePrefix(&line, " ") && absl::SimpleAtod(line, &value)) {
-        return value;
-      }
-    }
+    return answer.ok() ? answer->body : "";
   }
-  return std::nan("");
+  return "";
 }
 
 std::string LocalCluster::StepLogOf(const std::string& instance) const {

@@ -56,9 +56,9 @@ class LocalCluster {
   // with exit code 0.
   absl::Status Stop();
 
-  // The value of the series whose line starts with `series` (name and labels)
-  // on the worker's /metrics; NaN if it has no such line.
-  double WorkerMetric(const std::string& instance, const std::string& series);
+  // What `name`, a worker's instance or "router", exports on /metrics; empty
+  // when it does not answer.
+  std::string Metrics(const std::string& name) const;
 
   std::string StepLogOf(const std::string& instance) const;
 

@@ -10,7 +10,6 @@
 #include <boost/asio/read.hpp>
 #include <boost/asio/read_until.hpp>
 #include <boost/asio/write.hpp>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
@@ -544,20 +543,25 @@ TEST_F(HttpGatewayTest, RefusedRequestsAreCountedAndLogged) {
 
 // A prompt that is refused after another was admitted still has its status.
 TEST_F(HttpGatewayTest, AListOfPromptsHasOneStatus) {
+  // The two prompts arrive in any order: the longer one fails once both did.
   std::shared_ptr<SubmitStream> second;
+  bool first_runs = false;
   Mutex mu;
   Begin([&](const FakeDispatch& dispatch) {
-    if (dispatch.request.prompt_ids_size() == 1) {
+    const bool is_first = dispatch.request.prompt_ids_size() == 1;
+    if (is_first) {
       dispatch.stream->Send(AdmittedEvent());
       dispatch.stream->Send(DeltaEvent(0, 0, "a"));
-      MutexLock lock(mu);
-      if (second != nullptr) {
-        second->End(grpc::Status(grpc::StatusCode::INTERNAL, "no"));
-      }
-      return;
     }
     MutexLock lock(mu);
-    second = dispatch.stream;
+    if (is_first) {
+      first_runs = true;
+    } else {
+      second = dispatch.stream;
+    }
+    if (first_runs && second != nullptr) {
+      second->End(grpc::Status(grpc::StatusCode::INTERNAL, "no"));
+    }
   });
   const auto status = [&](const json& prompts) {
     return Call("/v1/completions",
@@ -625,17 +629,15 @@ TEST_F(HttpGatewayTest, ALargeBodyStallsNobody) {
     EXPECT_EQ(all.substr(9, 3), "400");
   });
   while (!sent) std::this_thread::yield();
-  using Clock = std::chrono::steady_clock;
-  const Clock::time_point begin = Clock::now();
-  Clock::duration longest{};
+  // Of one I/O thread that is busy with the body one call would come back with
+  // its reply, at most two.
+  int calls = 0;
   while (!replied) {
-    const Clock::time_point from = Clock::now();
     EXPECT_EQ(Call("/version").status, 200);
-    longest = std::max(longest, Clock::now() - from);
+    ++calls;
   }
-  const Clock::duration whole = Clock::now() - begin;
   large.join();
-  EXPECT_LT(longest * 2, whole);
+  EXPECT_GT(calls, 3);
 }
 
 TEST_F(HttpGatewayTest, IntegralFloatsAreTokenIds) {
