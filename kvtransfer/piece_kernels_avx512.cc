@@ -40,8 +40,13 @@ struct Words8 {
         x, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3,
                                                 6, 7, 10, 11, 14, 15)));
   }
+  // Modulo 2^64, which the intrinsic's signed sums are not.
   static uint64_t Sum(Reg x) {
-    return static_cast<uint64_t>(_mm512_reduce_add_epi64(x));
+    alignas(64) uint64_t lanes[8];
+    _mm512_store_si512(lanes, x);
+    uint64_t sum = 0;
+    for (const uint64_t lane : lanes) sum += lane;
+    return sum;
   }
 };
 
