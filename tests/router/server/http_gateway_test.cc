@@ -421,20 +421,41 @@ TEST_F(HttpGatewayTest, AClientThatLeavesCancelsItsRequest) {
   EXPECT_TRUE(router_->WaitIdle());
 }
 
+std::string Post(const std::string& path, const std::string& body,
+                 const std::string& headers = "") {
+  return absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\n",
+                      "Content-Type: application/json\r\nContent-Length: ",
+                      body.size(), "\r\n", headers, "\r\n", body);
+}
+
 TEST_F(HttpGatewayTest, AFailureInAStreamIsItsLastEvent) {
-  Begin([](const FakeDispatch& dispatch) {
+  std::shared_ptr<SubmitStream> stream;
+  Mutex mu;
+  Begin([&](const FakeDispatch& dispatch) {
+    {
+      MutexLock lock(mu);
+      stream = dispatch.stream;
+    }
     dispatch.stream->Send(AdmittedEvent());
     dispatch.stream->Send(DeltaEvent(0, 0, "a"));
-    dispatch.stream->End(
-        grpc::Status(grpc::StatusCode::INTERNAL, "numbers went wrong"));
   });
-  const HttpAnswerText answer =
-      Call("/v1/chat/completions", Chat({{"stream", true}}).dump());
-  EXPECT_EQ(answer.status, 200);
-  const std::vector<json> events = Events(answer.body);
-  ASSERT_FALSE(events.empty());
-  EXPECT_TRUE(events.back().contains("error")) << answer.body;
-  EXPECT_EQ(answer.body.find("[DONE]"), std::string::npos);
+  net::io_context io;
+  net::ip::tcp::socket socket(io);
+  socket.connect({net::ip::make_address("127.0.0.1"),
+                  static_cast<uint16_t>(gateway_->port())});
+  net::write(socket, net::buffer(Post("/v1/chat/completions",
+                                      Chat({{"stream", true}}).dump())));
+  std::string all;
+  net::read_until(socket, net::dynamic_buffer(all), "\"a\"");
+  {
+    MutexLock lock(mu);
+    stream->End(grpc::Status(grpc::StatusCode::INTERNAL, "numbers went wrong"));
+  }
+  net::read_until(socket, net::dynamic_buffer(all), "\r\n0\r\n\r\n");
+  EXPECT_EQ(all.substr(0, 15), "HTTP/1.1 200 OK") << all;
+  EXPECT_NE(all.find("\"error\"", all.rfind("data: ")), std::string::npos)
+      << all;
+  EXPECT_EQ(all.find("[DONE]"), std::string::npos);
 }
 
 TEST_F(HttpGatewayTest, ADrainingGatewayClosesAfterTheReply) {
@@ -474,13 +495,6 @@ class LogCapture {
  private:
   const int fd_;
 };
-
-std::string Post(const std::string& path, const std::string& body,
-                 const std::string& headers = "") {
-  return absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\n",
-                      "Content-Type: application/json\r\nContent-Length: ",
-                      body.size(), "\r\n", headers, "\r\n", body);
-}
 
 struct Refused {
   const char* name;
