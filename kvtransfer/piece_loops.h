@@ -18,6 +18,9 @@ namespace {
 constexpr uint64_t kLineBytes = 64;
 constexpr uint64_t kPageBytes = 4096;
 constexpr uint64_t kSoonBytes = 512;
+// __builtin_prefetch's localities.
+constexpr int kPastCaches = 0;
+constexpr int kSecondLevel = 2;
 constexpr uint64_t kLongBytes = 32 << 10;
 constexpr uint32_t kTileTokens = 16;
 
@@ -44,7 +47,7 @@ class PieceLoop {
         sums_(V::Zero()) {
     // For their page walks.
     for (const std::byte* later : {args.later_from, args.later_to}) {
-      if (later != nullptr) Touch<_MM_HINT_NTA>(Address(later));
+      if (later != nullptr) Touch<kPastCaches>(Address(later));
     }
   }
 
@@ -99,9 +102,9 @@ class PieceLoop {
   }
   // Inlined by force: GCC takes a function that only prefetches for one
   // without effects, and drops its calls.
-  template <_mm_hint hint>
+  template <int kLocality>
   [[gnu::always_inline]] static void Touch(uintptr_t at) {
-    _mm_prefetch(reinterpret_cast<const char*>(at), hint);
+    __builtin_prefetch(reinterpret_cast<const char*>(at), 0, kLocality);
   }
 
   // Lines of the place `ahead_` bytes on, which may lie in the next piece.
@@ -114,11 +117,11 @@ class PieceLoop {
     if (at >= Address(end_)) at += wrap_;
     for (uint32_t i = 0; i < lines; ++i) {
       if (what == What::kCopy) {
-        Touch<_MM_HINT_T1>(at + i * kLineBytes);
+        Touch<kSecondLevel>(at + i * kLineBytes);
         if (long_)
-          Touch<_MM_HINT_NTA>(Address(from_) + kSoonBytes + i * kLineBytes);
+          Touch<kPastCaches>(Address(from_) + kSoonBytes + i * kLineBytes);
       } else {
-        Touch<_MM_HINT_NTA>(at + i * kLineBytes);
+        Touch<kPastCaches>(at + i * kLineBytes);
       }
     }
   }

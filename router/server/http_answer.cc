@@ -80,7 +80,7 @@ HttpAnswer::HttpAnswer(OpenAiRequest generate, Post post,
       held_deltas_(generate_.calls.size()) {}
 
 std::shared_ptr<HttpAnswer> HttpAnswer::Make(OpenAiRequest generate,
-                                             std::string client_request_id,
+                                             const std::string& client_id,
                                              Router& router, Post post,
                                              std::shared_ptr<AnswerSink> sink) {
   std::vector<GenerateCall> calls = TakeCalls(generate);
@@ -92,8 +92,7 @@ std::shared_ptr<HttpAnswer> HttpAnswer::Make(OpenAiRequest generate,
   }
   answer->to_start_ = answer->flows_;
   const std::string& ours = answer->flows_[0]->request_id();
-  answer->request_id_ =
-      client_request_id.empty() ? ours : std::move(client_request_id);
+  answer->request_id_ = client_id.empty() ? ours : client_id;
   answer->answer_ = std::make_unique<OpenAiAnswer>(
       answer->generate_,
       absl::StrCat(answer->generate_.chat ? "chatcmpl-" : "cmpl-", ours),

@@ -41,10 +41,10 @@ class HttpAnswer final : public std::enable_shared_from_this<HttpAnswer> {
  public:
   using Post = std::function<void(std::function<void()>)>;
 
-  // Makes the flows. `client_request_id`: "" for none. `sink` lives until
+  // Makes the flows. `client_id`: "" for none. `sink` lives until
   // Abandon() or the end of the reply. Any thread.
   static std::shared_ptr<HttpAnswer> Make(OpenAiRequest generate,
-                                          std::string client_request_id,
+                                          const std::string& client_id,
                                           Router& router, Post post,
                                           std::shared_ptr<AnswerSink> sink);
 
