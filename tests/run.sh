@@ -81,7 +81,7 @@ check() {
 run_opt() { suite opt --config=opt //...; }
 
 run_asan() {
-  suite asan --config=asan --config=ubsan --build_tests_only \
+  suite asan --config=asan --config=ubsan --build_tests_only --test_timeout=600 \
     --test_tag_filters=-slow //tests/base/... //tests/kvtransfer/... \
     //tests/router/... //tests/worker/cache/... //tests/worker/engine/... \
     //tests/worker/handoff/... //tests/worker/server/...
@@ -90,7 +90,8 @@ run_asan() {
 # Debian's libraries are not instrumented; UCX's memory hooks crash inside the
 # checker's own.
 run_tsan() {
-  suite tsan --config=tsan --build_tests_only --test_tag_filters=-slow \
+  suite tsan --config=tsan --build_tests_only --test_timeout=600 \
+    --test_tag_filters=-slow \
     --test_env=TSAN_OPTIONS="ignore_noninstrumented_modules=1:report_thread_leaks=0:suppressions=$PWD/tests/tsan.supp" \
     --test_env=UCX_MEM_EVENTS=n --test_env=UCX_MEM_MMAP_HOOK_MODE=none \
     --test_env=UCX_MEM_MALLOC_HOOKS=n \
