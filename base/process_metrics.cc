@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/cpu_time.h"
 #include "base/log.h"
 #include "base/version.h"
 
@@ -40,15 +41,6 @@ double StatField(size_t proc_field) {
     (void)absl::SimpleAtod(fields[proc_field - 3], &value);
   }
   return value;
-}
-
-double CpuSeconds() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) / 1e6;
-  };
-  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
 double StartTimeSeconds() {
@@ -130,7 +122,8 @@ void RegisterProcessMetrics(absl::string_view role, MetricRegistry& registry,
                             int64_t memory_limit_bytes) {
   const auto page_bytes = static_cast<double>(sysconf(_SC_PAGESIZE));
   registry.AddCallbackCounter("process_cpu_seconds_total",
-                              "User and system CPU time.", {}, CpuSeconds);
+                              "User and system CPU time.", {},
+                              ProcessCpuSeconds);
   registry.AddCallbackGauge("process_virtual_memory_bytes",
                             "Virtual memory size.", {},
                             [] { return StatField(23); });

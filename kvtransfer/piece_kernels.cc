@@ -9,8 +9,6 @@
 namespace sluice::kvtransfer {
 namespace {
 
-constexpr uint32_t kTileTokens = 16;
-
 uint64_t RowsDigest(const PieceRun& run, uint64_t key, const std::byte* from) {
   uint64_t sum = 0;
   const uint64_t words = uint64_t{run.tokens} * run.words;

@@ -10,8 +10,9 @@
 namespace sluice::kvtransfer {
 
 // How the words of a run lie in memory (kv_layout.h): tokens one after the
-// other, or tiles of 16 tokens of 16-bit values.
+// other, or tiles of kTileTokens tokens of 16-bit values.
 enum class RunOrder : uint8_t { kRows, kKeyTiles, kValueTiles };
+inline constexpr uint32_t kTileTokens = 16;
 
 // One run of one head inside a piece: `tokens` valid tokens of `words` whole
 // words each, in `size_bytes` of memory; what lies behind the valid tokens is

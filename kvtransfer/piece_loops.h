@@ -22,7 +22,6 @@ constexpr uint64_t kSoonBytes = 512;
 constexpr int kPastCaches = 0;
 constexpr int kSecondLevel = 2;
 constexpr uint64_t kLongBytes = 32 << 10;
-constexpr uint32_t kTileTokens = 16;
 
 enum class What { kCopy, kDigest, kBoth };
 

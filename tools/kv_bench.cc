@@ -40,6 +40,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "base/cpu_time.h"
 #include "base/mutex.h"
 #include "kvtransfer/wire/kv_wire.h"
 #include "tools/kv_bench_channel.h"

@@ -1,6 +1,5 @@
 #include "tools/kv_bench_worker.h"
 
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/cpu_time.h"
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 #include "kvtransfer/wire/kv_wire.h"
@@ -352,14 +352,6 @@ void RunSource(Channel& channel, const kvtransfer::PoolMemory& pool,
   while (const std::optional<Frame> frame = channel.Receive()) {
     if (!source.Handle(*frame)) return;
   }
-}
-
-double ProcessCpuSeconds() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
-         static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) *
-             1e-6;
 }
 
 void Die(const std::string& text) {

@@ -99,8 +99,6 @@ struct SendOrder {
   static SendOrder FromBody(const std::string& body);
 };
 
-// User and system seconds of this process.
-double ProcessCpuSeconds();
 [[noreturn]] void Die(const std::string& text);
 
 }  // namespace sluice::kv_bench

@@ -12,8 +12,6 @@
 // the public API is used; without --model the server is asked for its name.
 // Exit codes: 0 measured, 1 a request failed, 64 usage, 69 no such server.
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -26,12 +24,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "base/cpu_time.h"
+#include "base/status_macros.h"
 #include "tools/load_exchange.h"
 #include "tools/load_report.h"
+#include "tools/number_flag.h"
 
 namespace sluice {
 namespace {
@@ -63,13 +63,7 @@ struct Options {
 
 absl::StatusOr<Options> ParseFlags(const std::vector<std::string>& args) {
   Options options;
-  struct Number {
-    const char* name;
-    int* value;
-    int least;
-    int most;
-  };
-  const Number numbers[] = {
+  const NumberFlag numbers[] = {
       {"--clients", &options.clients, 1, 4096},
       {"--requests", &options.requests, 1, 1 << 20},
       {"--seconds", &options.seconds, 0, 1 << 20},
@@ -99,18 +93,7 @@ absl::StatusOr<Options> ParseFlags(const std::vector<std::string>& args) {
       options.model = value;
       continue;
     }
-    const auto* number =
-        std::find_if(std::begin(numbers), std::end(numbers),
-                     [&name](const Number& n) { return n.name == name; });
-    if (number == std::end(numbers)) {
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag ", name));
-    }
-    if (!absl::SimpleAtoi(value, number->value) ||
-        *number->value < number->least || *number->value > number->most) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, " wants a number in [", number->least, ", ",
-                       number->most, "], got \"", value, "\""));
-    }
+    RETURN_IF_ERROR(SetNumberFlag(numbers, name, value));
   }
   if (options.shared_prefix_tokens > options.in_tokens) {
     return absl::InvalidArgumentError(
@@ -205,7 +188,7 @@ class ClosedLoop {
   }
 
   LoadRun Run() {
-    const double cpu_before_s = CpuSeconds();
+    const double cpu_before_s = ProcessCpuSeconds();
     begin_ = Clock::now();
     for (int i = 0; i < options_.clients; ++i) SendNext();
     io_.run();
@@ -214,7 +197,7 @@ class ClosedLoop {
                    .clients = options_.clients,
                    .seed = static_cast<uint64_t>(options_.seed),
                    .window_s = static_cast<double>(options_.window_s),
-                   .cpu_s = CpuSeconds() - cpu_before_s};
+                   .cpu_s = ProcessCpuSeconds() - cpu_before_s};
     for (const LoadExchange& exchange : ended_) {
       run.outcomes.push_back(
           ReadLoadOutcome(exchange, begin_, options_.out_tokens));
@@ -225,16 +208,6 @@ class ClosedLoop {
  private:
   static constexpr uint64_t kSharedStream = 1ull << 40;
   static constexpr uint64_t kWarmupStream = 2ull << 40;
-
-  static double CpuSeconds() {
-    rusage usage = {};
-    getrusage(RUSAGE_SELF, &usage);
-    const auto seconds = [](const timeval& t) {
-      return static_cast<double>(t.tv_sec) +
-             1e-6 * static_cast<double>(t.tv_usec);
-    };
-    return seconds(usage.ru_utime) + seconds(usage.ru_stime);
-  }
 
   double Elapsed() const {
     return std::chrono::duration<double>(Clock::now() - begin_).count();

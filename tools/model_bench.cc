@@ -22,7 +22,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
@@ -31,6 +30,7 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/op_table.h"
 #include "kernels/probe.h"
+#include "tools/number_flag.h"
 #include "worker/cache/kv_pool.h"
 #include "worker/exec/step_runner.h"
 #include "worker/model/gguf.h"
@@ -58,19 +58,13 @@ struct Options {
 
 absl::StatusOr<Options> ParseFlags(int argc, char** argv) {
   Options options;
-  struct Number {
-    const char* prefix;
-    int* value;
-    int least;
-    int most;
-  };
-  const Number numbers[] = {
-      {"--prefill=", &options.prefill, 0, 1 << 20},
-      {"--decode=", &options.decode, 0, 1 << 20},
-      {"--batch=", &options.batch, 1, 1024},
-      {"--context=", &options.context, 0, 1 << 20},
-      {"--rounds=", &options.rounds, 1, 1000},
-      {"--threads=", &options.threads, 1, 1024},
+  const NumberFlag numbers[] = {
+      {"--prefill", &options.prefill, 0, 1 << 20},
+      {"--decode", &options.decode, 0, 1 << 20},
+      {"--batch", &options.batch, 1, 1024},
+      {"--context", &options.context, 0, 1 << 20},
+      {"--rounds", &options.rounds, 1, 1000},
+      {"--threads", &options.threads, 1, 1024},
   };
   for (int i = 1; i < argc; ++i) {
     absl::string_view arg = argv[i];
@@ -82,20 +76,10 @@ absl::StatusOr<Options> ParseFlags(int argc, char** argv) {
       ASSIGN_OR_RETURN(options.isa, kernels::ParseIsa(arg));
       continue;
     }
-    const auto* number = std::find_if(
-        std::begin(numbers), std::end(numbers), [&arg](const Number& n) {
-          return absl::ConsumePrefix(&arg, n.prefix);
-        });
-    if (number == std::end(numbers)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("unknown argument ", argv[i]));
-    }
-    if (!absl::SimpleAtoi(arg, number->value) ||
-        *number->value < number->least || *number->value > number->most) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(number->prefix, " wants a number in [", number->least,
-                       ", ", number->most, "], got ", arg));
-    }
+    const size_t equals = std::min(arg.find('='), arg.size());
+    RETURN_IF_ERROR(
+        SetNumberFlag(numbers, arg.substr(0, equals),
+                      arg.substr(std::min(equals + 1, arg.size()))));
   }
   if (options.model.empty()) {
     return absl::InvalidArgumentError("--model is required");
@@ -202,14 +186,11 @@ class Bench {
     ASSIGN_OR_RETURN(loaded_, LoadModel(load, context, {}));
     const ModelConfig& config = loaded_.model->config();
     vocab_ = config.vocab;
-    ASSIGN_OR_RETURN(
-        pool_, KvPool::Create({.num_blocks = static_cast<uint32_t>(
-                                   1 + options_.batch * BlocksPerSequence()),
-                               .block_tokens = kBlockTokens,
-                               .layers = static_cast<int>(config.layers),
-                               .kv_heads = static_cast<int>(config.kv_heads),
-                               .head_dim = static_cast<int>(config.head_dim),
-                               .dtype = loaded_.kv_dtype}));
+    const auto blocks =
+        static_cast<uint32_t>(1 + options_.batch * BlocksPerSequence());
+    ASSIGN_OR_RETURN(pool_,
+                     KvPool::Create(PoolOptionsFor(config, loaded_.kv_dtype,
+                                                   kBlockTokens, blocks)));
     ASSIGN_OR_RETURN(runner_,
                      StepRunner::Create(
                          {.model = loaded_.model.get(),

@@ -134,14 +134,9 @@ class Replayer {
       return absl::InvalidArgumentError(
           absl::StrCat(options.model, " is not the model of the log"));
     }
-    const ModelConfig& config = loaded_.model->config();
-    ASSIGN_OR_RETURN(
-        pool_, KvPool::Create({.num_blocks = header.num_blocks,
-                               .block_tokens = header.block_tokens,
-                               .layers = static_cast<int>(config.layers),
-                               .kv_heads = static_cast<int>(config.kv_heads),
-                               .head_dim = static_cast<int>(config.head_dim),
-                               .dtype = header.kv_dtype}));
+    ASSIGN_OR_RETURN(pool_, KvPool::Create(PoolOptionsFor(
+                                loaded_.model->config(), header.kv_dtype,
+                                header.block_tokens, header.num_blocks)));
     ASSIGN_OR_RETURN(runner_, StepRunner::Create(
                                   {.model = loaded_.model.get(),
                                    .pool = pool_.get(),

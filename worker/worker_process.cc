@@ -31,6 +31,7 @@
 #include "worker/exec/rank_executor.h"
 #include "worker/exec/step_log.h"
 #include "worker/exec/step_profiler.h"
+#include "worker/exec/step_runner.h"
 #include "worker/handoff/handoff.h"
 #include "worker/handoff/kv_links.h"
 #include "worker/handoff/kv_service.h"
@@ -70,16 +71,6 @@ MemoryPlanInput PlanInput(const WorkerOptions& options,
   input.kv_bytes = static_cast<int64_t>(options.kv_bytes);
   input.blocks = static_cast<int64_t>(options.kv_blocks);
   return input;
-}
-
-KvPoolOptions PoolOptions(const WorkerOptions& options,
-                          const ModelConfig& config, kernels::KvDtype dtype) {
-  return {.num_blocks = 2,
-          .block_tokens = options.block_tokens,
-          .layers = static_cast<int>(config.layers),
-          .kv_heads = static_cast<int>(config.kv_heads),
-          .head_dim = static_cast<int>(config.head_dim),
-          .dtype = dtype};
 }
 
 // What the planner says of a model; `pool` gets its block count.
@@ -247,7 +238,8 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
   }
   const ModelConfig& config = loaded.model->config();
   model_tokens = loaded.files.max_context;
-  KvPoolOptions pool_options = PoolOptions(options, config, loaded.kv_dtype);
+  KvPoolOptions pool_options =
+      PoolOptionsFor(config, loaded.kv_dtype, options.block_tokens, 2);
   ASSIGN_OR_RETURN(const MemoryPlan plan,
                    PlanPool(options, config, loaded.weight_bytes, model_tokens,
                             pool_options));
@@ -651,7 +643,8 @@ void WorkerProcess::Wait() {
 
 absl::StatusOr<std::string> CheckText(const WorkerOptions& options) {
   ASSIGN_OR_RETURN(const ModelSummary summary, InspectModel(options.load));
-  KvPoolOptions pool = PoolOptions(options, summary.config, summary.kv_dtype);
+  KvPoolOptions pool =
+      PoolOptionsFor(summary.config, summary.kv_dtype, options.block_tokens, 2);
   ASSIGN_OR_RETURN(const MemoryPlan plan,
                    PlanPool(options, summary.config, summary.weight_bytes,
                             summary.files.max_context, pool));

@@ -15,8 +15,6 @@ namespace sluice::router {
 namespace {
 
 constexpr uint32_t kOrphanTtlMs = 1000;
-// One log probability with its token's text, in JSON, about.
-constexpr size_t kLogprobBytes = 96;
 // Blocks promised to a request beyond its prompt; the rest is found as it
 // grows.
 constexpr uint32_t kReserveTokensCap = 256;
@@ -487,7 +485,7 @@ absl::Status GenerateFlow::CheckAnswerSize(const v1::TokenDelta& delta) {
       sizeof(uint32_t) * static_cast<size_t>(delta.token_ids_size());
   for (const v1::PositionLogprobs& position : delta.logprobs().positions()) {
     answer_bytes_ +=
-        kLogprobBytes * (1 + static_cast<size_t>(position.top_size()));
+        kJsonLogprobBytes * (1 + static_cast<size_t>(position.top_size()));
   }
   if (answer_bytes_ <= call_.max_answer_bytes) return absl::OkStatus();
   return WithReason(absl::ResourceExhaustedError(absl::StrCat(

@@ -22,7 +22,6 @@ constexpr size_t kMaxLabelBytes = 64;
 constexpr size_t kMaxHintBytes = 256;
 constexpr size_t kMaxAvoided = 64;
 // At most, per log probability and per position.
-constexpr uint64_t kJsonLogprobBytes = 96;
 constexpr uint64_t kProtoLogprobBytes = 13;
 constexpr uint64_t kProtoPositionBytes = 4;
 

@@ -21,6 +21,11 @@ enum class Surface { kNative, kOpenAi };
 // Why a request is ended from outside; a label of metrics.
 enum class CancelCause { kClient, kDeadline, kSlowReader, kAdmin, kShutdown };
 
+// The most a surface gathers of one answer that is no stream.
+inline constexpr uint64_t kMaxGatheredBytes = 64u << 20;
+// One log probability with its token's text as JSON, about.
+inline constexpr uint64_t kJsonLogprobBytes = 96;
+
 // A request as a surface hands it over. Checks, defaults, tokenisation and the
 // chat template are the flow's: a surface only fills this in.
 struct GenerateCall {

@@ -11,8 +11,6 @@ namespace {
 // A streamed message stays below 3 MiB: clients take 4 by default.
 constexpr size_t kSplitBytes = 2u << 20;
 constexpr uint64_t kMaxStartedBytes = 3u << 20;
-// What one call with final_only may gather.
-constexpr uint64_t kMaxGatheredBytes = 64u << 20;
 
 }  // namespace
 

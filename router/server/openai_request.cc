@@ -23,8 +23,6 @@ constexpr size_t kMaxStops = 16;
 constexpr size_t kMaxStopTokens = 128;
 constexpr size_t kMaxBias = 1024;
 constexpr size_t kMaxMetadata = 16;
-// Of an answer that is sent in one piece.
-constexpr uint64_t kMaxGatheredBytes = 64u << 20;
 
 void ReadStops(BodyReader& body, v1::SamplingParams& sampling) {
   constexpr char kText[] =

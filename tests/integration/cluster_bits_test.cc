@@ -24,17 +24,7 @@ namespace {
 constexpr int kPromptTokens = 1500;
 constexpr int kGenerated = 64;
 
-std::vector<uint32_t> Prompt(int tokens, uint32_t seed) {
-  std::vector<uint32_t> prompt;
-  uint32_t state = 777u + seed;
-  for (int i = 0; i < tokens; ++i) {
-    state = state * 1664525u + 1013904223u;
-    prompt.push_back((state >> 8) % 49152);
-  }
-  return prompt;
-}
-
-v1::GenerateRequest Request(const std::vector<uint32_t>& prompt,
+v1::GenerateRequest Request(const std::vector<worker::TokenId>& prompt,
                             uint32_t generated) {
   v1::GenerateRequest request;
   request.mutable_tokens()->mutable_ids()->Assign(prompt.begin(), prompt.end());
@@ -55,7 +45,7 @@ struct SequenceRun {
 
 // The sequences of a step log that start with `prompt`, in order of start.
 std::vector<SequenceRun> RunsOf(const std::string& step_log,
-                                const std::vector<uint32_t>& prompt) {
+                                const std::vector<worker::TokenId>& prompt) {
   const auto records = worker::ReadStepLog(step_log);
   SLUICE_CHECK(records.ok());
   std::vector<SequenceRun> runs;
@@ -125,7 +115,8 @@ class ClusterBits : public testing::Test {
         StartCluster({{.instance = "m0", .role = "mixed", .flags = {}}}, {})
             .release();
     ASSERT_NE(mixed_, nullptr);
-    const std::vector<uint32_t> prompt = Prompt(kPromptTokens, 0);
+    const std::vector<worker::TokenId> prompt =
+        worker::SmolLm2Prompt(kPromptTokens, 0);
     const ClusterAnswer answer = Generate(*mixed_, Request(prompt, kGenerated));
     EXPECT_EQ(answer.end.cached_tokens(), 0u);
     const std::vector<SequenceRun> runs =
@@ -158,7 +149,8 @@ class ClusterBits : public testing::Test {
           .flags = {absl::StrCat("--kv.block_tokens=", decode_block)}}},
         {absl::StrCat("--kv.transport=", transport)});
     ASSERT_NE(cluster, nullptr);
-    const std::vector<uint32_t> prompt = Prompt(kPromptTokens, 0);
+    const std::vector<worker::TokenId> prompt =
+        worker::SmolLm2Prompt(kPromptTokens, 0);
     v1::GenerateRequest request = Request(prompt, kGenerated);
     request.mutable_routing()->set_placement(v1::RoutingHints::DISAGGREGATED);
     const ClusterAnswer answer = Generate(*cluster, request);
@@ -186,7 +178,8 @@ LocalCluster* ClusterBits::mixed_ = nullptr;
 Reference* ClusterBits::reference_ = nullptr;
 
 TEST_F(ClusterBits, PrefixCacheHit) {
-  const std::vector<uint32_t> prompt = Prompt(kPromptTokens, 0);
+  const std::vector<worker::TokenId> prompt =
+      worker::SmolLm2Prompt(kPromptTokens, 0);
   const ClusterAnswer answer = Generate(*mixed_, Request(prompt, kGenerated));
   EXPECT_GE(answer.end.cached_tokens(), 1400u);
   EXPECT_EQ(answer.tokens, reference_->tokens);
@@ -213,7 +206,8 @@ TEST_F(ClusterBits, AfterPreemption) {
       {{.instance = "m0", .role = "mixed", .flags = {}}},
       {"--kv.block_tokens=64", "--kv.blocks=40", "--model.max_context=2048"});
   ASSERT_NE(cluster, nullptr);
-  const std::vector<uint32_t> prompt = Prompt(kPromptTokens, 0);
+  const std::vector<worker::TokenId> prompt =
+      worker::SmolLm2Prompt(kPromptTokens, 0);
   v1::GenerateRequest request = Request(prompt, kGenerated);
   request.set_priority(10);
   ClusterAnswer answer;
@@ -222,7 +216,8 @@ TEST_F(ClusterBits, AfterPreemption) {
   for (int i = 0; i < kOthers; ++i) {
     threads.emplace_back([&cluster, i] {
       EXPECT_EQ(
-          Generate(*cluster, Request(Prompt(20, i + 1), 100)).tokens.size(),
+          Generate(*cluster, Request(worker::SmolLm2Prompt(20, i + 1), 100))
+              .tokens.size(),
           100u);
     });
   }

@@ -23,6 +23,16 @@ absl::Status BadRow(const PlanRow& row, absl::string_view what) {
 
 }  // namespace
 
+KvPoolOptions PoolOptionsFor(const ModelConfig& config, kernels::KvDtype dtype,
+                             uint32_t block_tokens, uint32_t num_blocks) {
+  return {.num_blocks = num_blocks,
+          .block_tokens = block_tokens,
+          .layers = static_cast<int>(config.layers),
+          .kv_heads = static_cast<int>(config.kv_heads),
+          .head_dim = static_cast<int>(config.head_dim),
+          .dtype = dtype};
+}
+
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
     const StepRunnerOptions& options) {
   const ModelConfig& config = options.model->config();

@@ -22,6 +22,10 @@
 
 namespace sluice::worker {
 
+// The pool that one rank of a model takes.
+KvPoolOptions PoolOptionsFor(const ModelConfig& config, kernels::KvDtype dtype,
+                             uint32_t block_tokens, uint32_t num_blocks);
+
 // Everything is borrowed for the runner's life.
 struct StepRunnerOptions {
   const CausalLm* model = nullptr;

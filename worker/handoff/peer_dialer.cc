@@ -28,7 +28,6 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstPause(50);
 constexpr milliseconds kLongestPause(1000);
-constexpr milliseconds kResolveEvery(1000);
 constexpr milliseconds kLookEvery(250);
 constexpr milliseconds kPairTimeout(3000);
 

@@ -58,6 +58,16 @@ std::string SmolLm2Path() {
   std::exit(1);
 }
 
+std::vector<TokenId> SmolLm2Prompt(int tokens, uint32_t seed) {
+  std::vector<TokenId> prompt;
+  uint32_t state = 777u + seed;
+  for (int i = 0; i < tokens; ++i) {
+    state = state * 1664525u + 1013904223u;
+    prompt.push_back(static_cast<TokenId>((state >> 8) % 49152));
+  }
+  return prompt;
+}
+
 std::shared_ptr<const LoadedModel> SharedModel(const std::string& path,
                                                bool widen_to_f32) {
   static auto* loaded = new std::map<std::pair<std::string, bool>,
@@ -80,19 +90,14 @@ SamplingParams Greedy(int max_tokens) {
 }
 
 Rig::Rig(const RigOptions& options) : options_(options) {
-  const ModelConfig& config = model().config();
   if (options_.model_tokens == 0) {
     options_.model_tokens = model().max_positions();
   }
   threads_ = std::make_unique<kernels::ThreadPool>(options.threads);
   ops_ = ValueOrDie(kernels::SelectOpTable(options.isa));
-  pool_ =
-      ValueOrDie(KvPool::Create({.num_blocks = options.num_blocks,
-                                 .block_tokens = options.block_tokens,
-                                 .layers = static_cast<int>(config.layers),
-                                 .kv_heads = static_cast<int>(config.kv_heads),
-                                 .head_dim = static_cast<int>(config.head_dim),
-                                 .dtype = options.kv_dtype}));
+  pool_ = ValueOrDie(
+      KvPool::Create(PoolOptionsFor(model().config(), options.kv_dtype,
+                                    options.block_tokens, options.num_blocks)));
   runner_ = ValueOrDie(StepRunner::Create(runner_options()));
 }
 

@@ -25,6 +25,9 @@ std::string TinyModelPath(const std::string& name);
 // the test run with a clear text when it is not there.
 std::string SmolLm2Path();
 
+// Pseudo-random tokens of its vocabulary, the same ones for the same seed.
+std::vector<TokenId> SmolLm2Prompt(int tokens, uint32_t seed);
+
 // Loads once per process for each (path, widening).
 std::shared_ptr<const LoadedModel> SharedModel(const std::string& path,
                                                bool widen_to_f32);

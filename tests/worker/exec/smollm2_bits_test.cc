@@ -16,16 +16,6 @@ namespace {
 constexpr int kPromptTokens = 1500;
 constexpr int kGenerated = 64;
 
-std::vector<TokenId> Prompt(int tokens, uint32_t seed) {
-  std::vector<TokenId> prompt;
-  uint32_t state = 777u + seed;
-  for (int i = 0; i < tokens; ++i) {
-    state = state * 1664525u + 1013904223u;
-    prompt.push_back(static_cast<TokenId>((state >> 8) % 49152));
-  }
-  return prompt;
-}
-
 RigOptions Options() {
   return {.model = SharedModel(SmolLm2Path(), false),
           .threads = 2,
@@ -38,7 +28,7 @@ RigOptions Options() {
 
 Stream StreamOf(const RigOptions& options, int64_t chunk) {
   Rig rig(options);
-  return rig.Generate({.prompt = Prompt(kPromptTokens, 0),
+  return rig.Generate({.prompt = SmolLm2Prompt(kPromptTokens, 0),
                        .count = kGenerated,
                        .chunk = chunk,
                        .params = Greedy(kGenerated)});
@@ -95,7 +85,7 @@ TEST(SmolLm2Bits, Among31Others) {
   BlockId next_block = 40;
   StepPlan plan;
   for (int i = 0; i < kOthers; ++i) {
-    others.push_back(Prompt(5 + 3 * i, static_cast<uint32_t>(i + 1)));
+    others.push_back(SmolLm2Prompt(5 + 3 * i, static_cast<uint32_t>(i + 1)));
     first_block.push_back(next_block);
     next_block += 6;
     const SequenceKey key = static_cast<SequenceKey>(100 + i);
@@ -105,7 +95,7 @@ TEST(SmolLm2Bits, Among31Others) {
                          .blocks = rig.Blocks(first_block[i], others[i].size()),
                          .samples = {key}});
   }
-  const std::vector<TokenId> prompt = Prompt(kPromptTokens, 0);
+  const std::vector<TokenId> prompt = SmolLm2Prompt(kPromptTokens, 0);
   plan.starts.push_back(rig.StartOf(1, prompt, Greedy(kGenerated)));
   size_t done = 0;
   Stream stream;
