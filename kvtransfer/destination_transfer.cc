@@ -160,8 +160,7 @@ DestinationTransfer::DestinationTransfer(TransferContext* context,
       args_(std::move(args)),
       started_us_(context->clock->NowMicros()),
       deadline_ms_(context->NowMs() + args_.deadline_ms) {
-  ++context_->stats
-        ->inflight_transfers[static_cast<int>(TransferDirection::kReceive)];
+  context_->CountStart(TransferDirection::kReceive);
 }
 
 DestinationTransfer::~DestinationTransfer() { SLUICE_CHECK(reported_); }
@@ -242,9 +241,12 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
         "claim of ", claim.num_blocks, " blocks for ", ticket_.num_tokens,
         " tokens of ", theirs.block_tokens, " a block, want ", want));
   }
-  ASSIGN_OR_RETURN(
-      std::vector<StreamPlan> plans,
-      PlanStreams(theirs, claim.replica, *context_->manifest, ticket_.replica));
+  ASSIGN_OR_RETURN(std::vector<StreamPlan> plans,
+                   context_->Plan(theirs, claim.replica, *context_->manifest,
+                                  ticket_.replica));
+  payload_bytes_ =
+      PayloadBytes(plans, ticket_.num_tokens - ticket_.skip_tokens);
+  context_->stats->inflight_bytes[1] += payload_bytes_;
   for (StreamPlan& plan : plans) {
     StreamCoverage coverage(plan, ticket_.skip_tokens, ticket_.num_tokens);
     streams_.push_back(
@@ -256,6 +258,7 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
   mode_ = claimant.link.transport->mode();
   result_.transport = claimant.link.transport->name();
   state_ = State::kOpen;
+  result_.claim_us = context_->clock->NowMicros() - started_us_;
   if (mode_ == TransferMode::kStream) {
     ack_timer_.Start(context_->NowMs(), context_->limits);
   }
@@ -689,9 +692,7 @@ void DestinationTransfer::MaybeReport() {
   streams_.clear();
   ticket_.blocks = {};
   args_.blocks = {};
-  TransferStats& stats = *context_->stats;
-  --stats.inflight_transfers[static_cast<int>(TransferDirection::kReceive)];
-  stats.CountEnd(TransferDirection::kReceive, result_);
+  context_->CountEnd(TransferDirection::kReceive, result_, payload_bytes_);
   if (result_.state != TransferState::kCompleted) args_.on_attachment = nullptr;
   const OnTransferEnded on_ended = std::exchange(args_.on_ended, nullptr);
   if (on_ended) on_ended(id(), result_);

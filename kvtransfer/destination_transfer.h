@@ -141,6 +141,7 @@ class DestinationTransfer {
   std::optional<DataLink> link_;
   TransferMode mode_ = TransferMode::kPull;
   std::vector<std::unique_ptr<Stream>> streams_;
+  uint64_t payload_bytes_ = 0;                       // of all of them
   std::vector<std::unique_ptr<Receiving>> dropped_;  // reads still to end
   bool peer_lost_ = false;
   absl::Status lost_why_;

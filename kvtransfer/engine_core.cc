@@ -39,6 +39,7 @@ TransferEngine::Core::Core(EngineOptions o)
   context_.region_key = options.region.key;
   context_.append_digests = options.append_digests;
   context_.stats = &stats_;
+  context_.observer = options.observer;
   context_.limits = {.resend_ms = options.resend_ms,
                      .drain_timeout_ms = options.drain_timeout_ms,
                      .stream_window_bytes = options.stream_window_bytes,
@@ -74,7 +75,10 @@ PeerTableOptions TransferEngine::Core::MakePeerOptions() {
   result.beat = [this](const Peer& peer) {
     Send(peer.worker(), TransferId{}, Heartbeat{});
   };
-  result.on_up = [](const Peer&) {};
+  result.on_up = [this](const Peer& peer) {
+    if (options.observer == nullptr) return;
+    options.observer->OnPaired(options.clock->NowMicros() - peer.offered_us);
+  };
   result.on_lost = [this](const Peer& peer, const absl::Status& why) {
     return OnPeerLost(peer, why);
   };
@@ -131,6 +135,11 @@ void TransferEngine::Core::StartSend(SendArgs args) {
   }
   sources_[id] = std::move(transfer);
   BindSources(options.clock->NowMs());
+}
+
+void TransferEngine::Core::CountRefusal(const std::string& reason) {
+  ++stats_.pair_refusals[reason];
+  dirty_ = true;
 }
 
 DestinationTransfer* TransferEngine::Core::FindDestination(
@@ -551,6 +560,9 @@ void TransferEngine::Core::CheckInvariants() const {
   const auto& inflight = stats_.inflight_transfers;
   SLUICE_CHECK(inflight[0] + inflight[1] ==
                destinations_.size() + sources_.size() - ended);
+  const auto& bytes = stats_.inflight_bytes;
+  SLUICE_CHECK(inflight[0] > 0 || bytes[0] == 0);
+  SLUICE_CHECK(inflight[1] > 0 || bytes[1] == 0);
 }
 
 }  // namespace sluice::kvtransfer

@@ -41,6 +41,7 @@ class TransferEngine::Core : public TransportEvents {
   void Cancel(const TransferId& id, const absl::Status& cause);
   void OnMessage(const std::string& worker, const ControlMessage& message);
   void Shutdown();
+  void CountRefusal(const std::string& reason);
 
   // TransportEvents; link changes are kept until no transport is running.
   void OnLinkUp(LinkId link) override;

@@ -324,13 +324,10 @@ bool DraftsMove(const LayoutManifest& a, const LayoutManifest& b) {
          a.draft_fingerprint == b.draft_fingerprint;
 }
 
-absl::Status CheckCompatible(const LayoutManifest& ours,
-                             const LayoutManifest& theirs) {
-  if (ours.numerics_id != theirs.numerics_id) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("numerics ", ours.numerics_id, " cannot continue ",
-                     theirs.numerics_id));
-  }
+namespace {
+
+absl::Status CompareLayouts(const LayoutManifest& ours,
+                            const LayoutManifest& theirs) {
   const bool drafts = DraftsMove(ours, theirs);
   const std::map<uint32_t, const GroupManifest*> a = GroupsOf(ours, drafts);
   const std::map<uint32_t, const GroupManifest*> b = GroupsOf(theirs, drafts);
@@ -348,12 +345,32 @@ absl::Status CheckCompatible(const LayoutManifest& ours,
     return Differ(a.begin()->first, "layers", absl::StrCat(layers),
                   absl::StrCat(their_layers));
   }
-  RETURN_IF_ERROR(CompareTokenGroups(ours, theirs));
+  return CompareTokenGroups(ours, theirs);
+}
+
+}  // namespace
+
+absl::Status CheckCompatible(const LayoutManifest& ours,
+                             const LayoutManifest& theirs,
+                             std::string* reason) {
+  const auto refuse = [reason](const char* why, absl::Status status) {
+    if (reason != nullptr) *reason = why;
+    return status;
+  };
+  if (ours.numerics_id != theirs.numerics_id) {
+    return refuse("numerics", absl::FailedPreconditionError(absl::StrCat(
+                                  "numerics ", ours.numerics_id,
+                                  " cannot continue ", theirs.numerics_id)));
+  }
+  if (absl::Status status = CompareLayouts(ours, theirs); !status.ok()) {
+    return refuse("layout", status);
+  }
   if (ours.kv_fingerprint != theirs.kv_fingerprint) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("kv layouts differ: kv_fingerprint ",
-                     absl::BytesToHexString(ours.kv_fingerprint), " vs ",
-                     absl::BytesToHexString(theirs.kv_fingerprint)));
+    return refuse("fingerprint",
+                  absl::FailedPreconditionError(absl::StrCat(
+                      "kv layouts differ: kv_fingerprint ",
+                      absl::BytesToHexString(ours.kv_fingerprint), " vs ",
+                      absl::BytesToHexString(theirs.kv_fingerprint))));
   }
   return absl::OkStatus();
 }

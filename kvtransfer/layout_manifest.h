@@ -90,9 +90,11 @@ absl::Status ValidateManifest(const LayoutManifest& manifest);
 
 // Whether KV of `ours` and `theirs` may be mixed; both are valid manifests.
 // kFailedPrecondition `numerics <a> cannot continue <b>` first, then
-// `kv layouts differ: group <id> <field> <ours> vs <theirs>`.
+// `kv layouts differ: group <id> <field> <ours> vs <theirs>`. `reason`, if
+// given, is then "numerics", "layout" or "fingerprint".
 absl::Status CheckCompatible(const LayoutManifest& ours,
-                             const LayoutManifest& theirs);
+                             const LayoutManifest& theirs,
+                             std::string* reason = nullptr);
 
 // Whether draft groups move between the two.
 bool DraftsMove(const LayoutManifest& a, const LayoutManifest& b);

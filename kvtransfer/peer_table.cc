@@ -107,6 +107,7 @@ void PeerTable::Pair(const PeerOffer& ours, const PeerOffer& theirs) {
   Peer& peer = *owned;
   peer.ours = ours;
   peer.theirs = theirs;
+  peer.offered_us = options_.clock->NowMicros();
   peer.last_heard_ms = options_.clock->NowMs();
   peer.last_sent_ms = peer.last_heard_ms;
   peers_.emplace(worker, std::move(owned));

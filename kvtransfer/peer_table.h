@@ -44,6 +44,7 @@ struct Peer {
   PeerState state = PeerState::kPairing;
   absl::Status status;
   bool control_up = false;
+  int64_t offered_us = 0;  // when the offers were exchanged
   int64_t last_heard_ms = 0;
   int64_t last_sent_ms = 0;
   size_t next_dial = 0;           // transport to try next for reading

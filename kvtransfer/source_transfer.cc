@@ -55,8 +55,7 @@ SourceTransfer::SourceTransfer(TransferContext* context, SendArgs args)
   blocks_.resize((args_.ticket.num_tokens + block_tokens - 1) / block_tokens);
   final_tokens_.assign(layers, args_.ticket.skip_tokens);
   queued_tokens_ = final_tokens_;
-  ++context_->stats
-        ->inflight_transfers[static_cast<int>(TransferDirection::kSend)];
+  context_->CountStart(TransferDirection::kSend);
 }
 
 SourceTransfer::~SourceTransfer() { SLUICE_CHECK(operations_.empty()); }
@@ -69,7 +68,7 @@ void SourceTransfer::OnPeerUp(const LayoutManifest& peer) {
                 true);
     return;
   }
-  absl::StatusOr<std::vector<StreamPlan>> plans = PlanStreams(
+  absl::StatusOr<std::vector<StreamPlan>> plans = context_->Plan(
       *context_->manifest, args_.replica, peer, args_.ticket.replica);
   absl::Status status = plans.status();
   if (status.ok()) status = CheckTicketBlocks(args_.ticket, peer);
@@ -78,6 +77,9 @@ void SourceTransfer::OnPeerUp(const LayoutManifest& peer) {
     return;
   }
   bound_ = true;
+  payload_bytes_ =
+      PayloadBytes(*plans, args_.ticket.num_tokens - args_.ticket.skip_tokens);
+  context_->stats->inflight_bytes[0] += payload_bytes_;
   for (StreamPlan& plan : *plans) {
     Stream stream;
     stream.plan = std::move(plan);
@@ -125,6 +127,11 @@ void SourceTransfer::OnOffer(const RectangleOffer& offer) {
   for (uint32_t layer = r.l0; layer < r.l1; ++layer) {
     SLUICE_CHECK(r.t0 <= final_tokens_[layer]);
     final_tokens_[layer] = std::max(final_tokens_[layer], t1);
+  }
+  if (all_offered_us_ < 0 &&
+      std::all_of(final_tokens_.begin(), final_tokens_.end(),
+                  [&](uint32_t n) { return n == args_.ticket.num_tokens; })) {
+    all_offered_us_ = context_->clock->NowMicros();
   }
   MaybeClaim();
 }
@@ -188,6 +195,7 @@ void SourceTransfer::OnGrant(const Grant& grant,
   claim_timer_.Stop();
   grant_ = grant;
   link_ = link;
+  result_.claim_us = context_->clock->NowMicros() - started_us_;
   state_ = State::kSending;
   const bool stream = grant.mode == TransferMode::kStream;
   if (grant.mode == TransferMode::kPut || (stream && !link.has_value())) {
@@ -378,12 +386,7 @@ void SourceTransfer::CollectRectangles() {
 void SourceTransfer::QueueRectangle(const Rectangle& whole) {
   uint64_t token_layer_bytes = 1;
   for (const Stream& stream : streams_) {
-    for (const StreamGroup& group : stream.plan.groups) {
-      token_layer_bytes +=
-          static_cast<uint64_t>(group.source.layout.comps) *
-          group.heads.size() *
-          static_cast<uint64_t>(group.source.layout.token_bytes());
-    }
+    token_layer_bytes += stream.plan.token_layer_bytes();
   }
   // All layers of a few blocks rather than one layer of many: a block is
   // contiguous over its layers.
@@ -663,7 +666,9 @@ void SourceTransfer::End(const absl::Status& status) {
   state_ = State::kEnded;
   result_.state = StateOf(status.code());
   result_.status = status;
-  result_.elapsed_us = context_->clock->NowMicros() - started_us_;
+  const int64_t now_us = context_->clock->NowMicros();
+  result_.elapsed_us = now_us - started_us_;
+  if (status.ok()) result_.exposed_us = now_us - all_offered_us_;
   claim_timer_.Stop();
   rectangle_timer_.Stop();
   // Only what answers repeats is kept.
@@ -679,9 +684,7 @@ void SourceTransfer::End(const absl::Status& status) {
     attachment_.reset();
     attachment_timer_.Stop();
   }
-  TransferStats& stats = *context_->stats;
-  --stats.inflight_transfers[static_cast<int>(TransferDirection::kSend)];
-  stats.CountEnd(TransferDirection::kSend, result_);
+  context_->CountEnd(TransferDirection::kSend, result_, payload_bytes_);
   MaybeSendAttachment();
   const OnTransferEnded on_ended = std::exchange(args_.on_ended, nullptr);
   if (on_ended) on_ended(id(), result_);

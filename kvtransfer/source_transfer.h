@@ -119,7 +119,9 @@ class SourceTransfer {
   std::deque<Pending> unacked_;
   std::vector<OperationId> operations_;
   uint64_t posted_bytes_ = 0;
-  absl::Status reason_;  // while draining
+  uint64_t payload_bytes_ = 0;   // of all streams
+  int64_t all_offered_us_ = -1;  // when the last KV was; -1: not yet
+  absl::Status reason_;          // while draining
   bool endpoint_failed_ = false;
   int64_t drain_deadline_ms_ = 0;
   ResendTimer claim_timer_;

@@ -19,7 +19,11 @@ struct TransferResult {
   uint64_t bytes = 0;      // KV bytes placed (receive) or offered (send)
   uint64_t copies = 0;     // after merging (pull), or messages (stream)
   int64_t elapsed_us = 0;  // since StartReceive() or StartSend()
-  std::string transport;   // "shm", "ucx", "loopback"; empty: none chosen
+  int64_t claim_us = -1;   // of those, until it was open; -1: it never was
+  // Of a completed send: how long it went on after all KV was offered, so what
+  // the computation did not hide. Else -1.
+  int64_t exposed_us = -1;
+  std::string transport;  // "shm", "ucx", "loopback"; empty: none chosen
 };
 
 using OnTransferEnded =

@@ -11,6 +11,8 @@
 #include "kvtransfer/control_message.h"
 #include "kvtransfer/layout_manifest.h"
 #include "kvtransfer/region_table.h"
+#include "kvtransfer/transfer_observer.h"
+#include "kvtransfer/transfer_plan.h"
 #include "kvtransfer/transfer_stats.h"
 #include "kvtransfer/transport.h"
 
@@ -34,6 +36,7 @@ struct TransferContext {
   std::string region_key;                         // our region
   const AppendDigests* append_digests = nullptr;  // ours, or none
   TransferStats* stats = nullptr;
+  TransferObserver* observer = nullptr;  // or none
   TransferLimits limits;
   // Sends to the current generation of a peer; dropped if it has no link.
   std::function<void(const std::string& peer, const TransferId& id,
@@ -44,6 +47,15 @@ struct TransferContext {
       lose_peer;
 
   int64_t NowMs() const { return clock->NowMs(); }
+  // PlanStreams(), observed.
+  absl::StatusOr<std::vector<StreamPlan>> Plan(const LayoutManifest& source,
+                                               uint32_t source_replica,
+                                               const LayoutManifest& target,
+                                               uint32_t target_replica) const;
+  // Counts one transfer's begin, and its end.
+  void CountStart(TransferDirection direction) const;
+  void CountEnd(TransferDirection direction, const TransferResult& result,
+                uint64_t payload_bytes) const;
 };
 
 // One data link as a transfer uses it.

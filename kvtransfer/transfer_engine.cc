@@ -55,6 +55,41 @@ absl::Status CheckDeadline(uint32_t deadline_ms) {
                    kMaxDeadlineMs, "] ms, got ", deadline_ms));
 }
 
+// CheckOffer() without the count; `reason` names a refusal's cause.
+absl::Status JudgeOffer(const LayoutManifest& ours,
+                        const std::vector<PeerInfo>& peers,
+                        const PeerOffer& theirs, uint64_t to_generation,
+                        std::string* reason) {
+  *reason = "generation";
+  if (to_generation != 0 && to_generation != ours.generation) {
+    return absl::AbortedError(absl::StrCat("stale generation ", to_generation,
+                                           ", current ", ours.generation));
+  }
+  // What speaks the protocol otherwise than this version does.
+  *reason = "version";
+  RETURN_IF_ERROR(ValidateManifest(theirs.manifest));
+  if (theirs.manifest.worker == ours.worker) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("peer has our own name ", ours.worker));
+  }
+  for (const std::string* token : {&theirs.shm_token, &theirs.ucx_token}) {
+    if (token->size() != kTokenBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "pair token has ", token->size(), " bytes, want ", kTokenBytes));
+    }
+  }
+  *reason = "generation";
+  for (const PeerInfo& peer : peers) {
+    if (peer.worker == theirs.manifest.worker &&
+        peer.generation > theirs.manifest.generation) {
+      return absl::AbortedError(absl::StrCat("stale generation ",
+                                             theirs.manifest.generation,
+                                             ", current ", peer.generation));
+    }
+  }
+  return CheckCompatible(ours, theirs.manifest, reason);
+}
+
 }  // namespace
 
 TransferEngine::TransferEngine(std::unique_ptr<Core> core)
@@ -173,32 +208,16 @@ PeerOffer TransferEngine::PrepareOffer() const {
 
 absl::Status TransferEngine::CheckOffer(const PeerOffer& theirs,
                                         uint64_t to_generation) const {
-  const LayoutManifest& ours = core_->options.manifest;
-  if (to_generation != 0 && to_generation != ours.generation) {
-    return absl::AbortedError(absl::StrCat("stale generation ", to_generation,
-                                           ", current ", ours.generation));
-  }
-  RETURN_IF_ERROR(ValidateManifest(theirs.manifest));
-  if (theirs.manifest.worker == ours.worker) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("peer has our own name ", ours.worker));
-  }
-  for (const std::string* token : {&theirs.shm_token, &theirs.ucx_token}) {
-    if (token->size() != kTokenBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "pair token has ", token->size(), " bytes, want ", kTokenBytes));
-    }
-  }
+  std::string reason;
   const auto peers = Peers();
-  for (const PeerInfo& peer : *peers) {
-    if (peer.worker == theirs.manifest.worker &&
-        peer.generation > theirs.manifest.generation) {
-      return absl::AbortedError(absl::StrCat("stale generation ",
-                                             theirs.manifest.generation,
-                                             ", current ", peer.generation));
-    }
+  absl::Status status = JudgeOffer(core_->options.manifest, *peers, theirs,
+                                   to_generation, &reason);
+  if (!status.ok()) {
+    core_->inbox.Push([core = core_.get(), reason = std::move(reason)] {
+      core->CountRefusal(reason);
+    });
   }
-  return CheckCompatible(ours, theirs.manifest);
+  return status;
 }
 
 void TransferEngine::Pair(const PeerOffer& ours, const PeerOffer& theirs) {

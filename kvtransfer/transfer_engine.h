@@ -18,6 +18,7 @@
 #include "kvtransfer/peer_table.h"
 #include "kvtransfer/region_table.h"
 #include "kvtransfer/transfer_args.h"
+#include "kvtransfer/transfer_observer.h"
 #include "kvtransfer/transfer_stats.h"
 #include "kvtransfer/transport.h"
 
@@ -55,6 +56,7 @@ struct EngineOptions {
   // Off proves nothing of what arrives: for benchmarks that measure what the
   // digests cost, on both sides alike.
   bool digests = true;
+  TransferObserver* observer = nullptr;  // optional, outlives the engine
   // Optional: a peer changed its state (also seen in Peers()).
   std::function<void(const PeerInfo&)> on_peer;
 };

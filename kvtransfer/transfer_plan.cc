@@ -153,6 +153,36 @@ absl::StatusOr<std::vector<StreamPlan>> PlanStreams(
   return result;
 }
 
+uint64_t StreamPlan::token_layer_bytes() const {
+  uint64_t bytes = 0;
+  for (const StreamGroup& group : groups) {
+    bytes += static_cast<uint64_t>(group.source.layout.comps) *
+             group.heads.size() *
+             static_cast<uint64_t>(group.source.layout.token_bytes());
+  }
+  return bytes;
+}
+
+PlanKind PlanKindOf(absl::Span<const StreamPlan> streams) {
+  bool same = streams.size() == 1;
+  for (const StreamPlan& stream : streams) {
+    same = same && stream.source_block_tokens == stream.target_block_tokens;
+    for (const StreamGroup& group : stream.groups) {
+      if (group.converts()) return PlanKind::kConvert;
+      same = same && group.heads.size() == group.heads_total;
+    }
+  }
+  return same ? PlanKind::kSame : PlanKind::kReshard;
+}
+
+uint64_t PayloadBytes(absl::Span<const StreamPlan> streams, uint64_t tokens) {
+  uint64_t bytes = 0;
+  for (const StreamPlan& stream : streams) {
+    bytes += stream.token_layer_bytes() * (stream.l1 - stream.l0) * tokens;
+  }
+  return bytes;
+}
+
 std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
                                 uint32_t source_block_tokens,
                                 uint32_t target_block_tokens) {

@@ -59,7 +59,17 @@ struct StreamPlan {
   uint32_t span_tokens() const {
     return std::max(source_block_tokens, target_block_tokens);
   }
+  // KV bytes of one token in one layer.
+  uint64_t token_layer_bytes() const;
 };
+
+// How far the two sides lie apart: block by block alike, cut otherwise (ranks,
+// heads, layers, block sizes), or with another inner order.
+enum class PlanKind { kSame, kReshard, kConvert };
+PlanKind PlanKindOf(absl::Span<const StreamPlan> streams);
+
+// KV bytes of `tokens` tokens over all streams, padding left out.
+uint64_t PayloadBytes(absl::Span<const StreamPlan> streams, uint64_t tokens);
 
 // Tokens [t, t + tokens) that lie in one block on both sides.
 struct TokenRun {

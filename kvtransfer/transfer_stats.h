@@ -39,6 +39,9 @@ struct TransferStats {
   std::map<std::string, uint64_t> peers_lost;       // by peer
   uint64_t resent_messages = 0;
   std::array<uint64_t, 2> inflight_transfers = {};  // by direction
+  std::array<uint64_t, 2> inflight_bytes = {};      // KV they are to move
+  // By reason: fingerprint, generation, layout, numerics, version.
+  std::map<std::string, uint64_t> pair_refusals;
   uint64_t terminal_records = 0;
   uint64_t quarantined_blocks = 0;  // 0: no put mode
 

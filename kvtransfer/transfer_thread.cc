@@ -15,7 +15,7 @@
 namespace sluice::kvtransfer {
 
 absl::StatusOr<std::unique_ptr<TransferThread>> TransferThread::Start(
-    TransferEngine* engine) {
+    TransferEngine* engine, sluice::Heartbeat* heartbeat) {
   auto thread = std::unique_ptr<TransferThread>(new TransferThread);
   thread->epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   thread->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<TransferThread>> TransferThread::Start(
     }
   }
   thread->engine_ = engine;
+  thread->heartbeat_ = heartbeat;
   engine->SetWake([fd = thread->wake_fd_] {
     const uint64_t one = 1;
     // A full counter wakes as well.
@@ -53,6 +54,7 @@ TransferThread::~TransferThread() {
 
 void TransferThread::Run() {
   while (!engine_->drained()) {
+    if (heartbeat_ != nullptr) heartbeat_->Tick();
     const int64_t sleep_us = engine_->RunOnce();
     if (sleep_us <= 0) continue;
     epoll_event events[8];

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/status/statusor.h"
+#include "base/health.h"
 #include "kvtransfer/transfer_engine.h"
 
 namespace sluice::kvtransfer {
@@ -14,9 +15,10 @@ namespace sluice::kvtransfer {
 // deadline. The engine outlives it.
 class TransferThread {
  public:
-  // kResourceExhausted when descriptors cannot be made.
+  // kResourceExhausted when descriptors cannot be made. `heartbeat`, if given,
+  // is of the thread and outlives it.
   static absl::StatusOr<std::unique_ptr<TransferThread>> Start(
-      TransferEngine* engine);
+      TransferEngine* engine, sluice::Heartbeat* heartbeat = nullptr);
   // Shuts the engine down, runs it until it is drained, and joins.
   ~TransferThread();
   TransferThread(const TransferThread&) = delete;
@@ -27,6 +29,7 @@ class TransferThread {
   void Run();
 
   TransferEngine* engine_ = nullptr;
+  sluice::Heartbeat* heartbeat_ = nullptr;
   int epoll_fd_ = -1;
   int wake_fd_ = -1;
   std::thread thread_;

@@ -50,6 +50,10 @@ namespace {
 
 // A pool that can admit nothing and moved nothing for so long is stuck.
 constexpr int64_t kStuckUs = 10'000'000;
+// A turn of these threads takes no longer: a step of the largest chunk on a
+// slow machine; a bounded round of copies.
+constexpr int64_t kStepTimeoutMs = 120'000;
+constexpr int64_t kRoundTimeoutMs = 10'000;
 
 MemoryPlanInput PlanInput(const WorkerOptions& options,
                           const ModelConfig& config, int64_t weight_bytes,
@@ -173,6 +177,7 @@ struct WorkerProcess::Parts {
   bool drained ABSL_GUARDED_BY(mu) = false;
 
   KvLinks links;
+  std::unique_ptr<TransferMetrics> transfer_metrics;
   std::unique_ptr<kvtransfer::TransferEngine> transfers;
   std::unique_ptr<Handoff> handoff;
   std::unique_ptr<StepProfiler> profiler;
@@ -311,6 +316,12 @@ absl::Status WorkerProcess::Parts::MakeTransfers() {
     return absl::UnavailableError(absl::StrCat(
         "no KV transport works here, wanted ", options.kv_transport));
   }
+  std::vector<absl::string_view> names;
+  for (const auto& transport : engine_options.transports) {
+    names.push_back(transport->name());
+  }
+  transfer_metrics = std::make_unique<TransferMetrics>(*metrics, names);
+  engine_options.observer = transfer_metrics.get();
   engine_options.control = &links;
   engine_options.clock = clock;
   engine_options.can_send = options.role == v1::PREFILL;
@@ -395,6 +406,7 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
   engine_parts.handoff = handoff.get();
   engine_parts.clock = clock;
   engine_parts.metrics = engine_metrics.get();
+  engine_parts.heartbeat = &health->AddHeartbeat("engine", kStepTimeoutMs);
   engine_parts.cache_events = [this](const PrefixCacheEvents& events) {
     reporter->OnCacheEvents(events);
   };
@@ -449,6 +461,7 @@ void WorkerProcess::Parts::MakeServices() {
                          .state = state.get(),
                          .requests = requests.get(),
                          .transfers = transfers.get(),
+                         .transfer_metrics = transfer_metrics.get(),
                          .clock = clock},
                         *metrics);
 }
@@ -591,7 +604,8 @@ std::unique_ptr<WorkerProcess> WorkerProcess::Start(
   p->AddReadinessChecks();
   p->engine_thread = StartThread("engine", [p] { p->engine->Run(); });
   if (p->splits()) {
-    auto thread = kvtransfer::TransferThread::Start(p->transfers.get());
+    auto thread = kvtransfer::TransferThread::Start(
+        p->transfers.get(), &health.AddHeartbeat("transfer", kRoundTimeoutMs));
     if (failed(StartPhase::kRun, thread.status())) {
       p->engine->Stop();
       return nullptr;

@@ -50,6 +50,15 @@ TEST(Peers, OffersAreChecked) {
   numerics.manifest.manifest_id = ComputeManifestId(numerics.manifest);
   EXPECT_EQ(target.CheckOffer(numerics, 0).code(),
             absl::StatusCode::kFailedPrecondition);
+  PeerOffer heads = good;
+  heads.manifest.replicas[0].ranks[0].groups[0].heads_total *= 2;
+  heads.manifest.manifest_id = ComputeManifestId(heads.manifest);
+  EXPECT_FALSE(target.CheckOffer(heads, 0).ok());
+  pair.Run(1000);
+  const auto stats = target.Stats();
+  const std::map<std::string, uint64_t> refusals = {
+      {"generation", 1}, {"numerics", 1}, {"version", 3}};
+  EXPECT_EQ(stats->pair_refusals, refusals);
   // Tokens are new every time.
   EXPECT_NE(pair.source_engine->PrepareOffer().shm_token, good.shm_token);
 }

@@ -45,12 +45,17 @@ struct RemoteFailedMessage {
 struct ReleaseHeldMessage {
   RequestKey key = 0;
 };
+struct PauseMessage {
+  RequestKey key = 0;
+  bool paused = false;
+};
 struct DrainMessage {};
 struct ResetMessage {};
 struct StopMessage {};
-using Message = std::variant<SubmitMessage, CancelMessage, RemoteReadyMessage,
-                             RemoteFailedMessage, ReleaseHeldMessage,
-                             DrainMessage, ResetMessage, StopMessage>;
+using Message =
+    std::variant<SubmitMessage, CancelMessage, RemoteReadyMessage,
+                 RemoteFailedMessage, ReleaseHeldMessage, PauseMessage,
+                 DrainMessage, ResetMessage, StopMessage>;
 
 absl::string_view Name(CancelState state) {
   static constexpr absl::string_view kNames[] = {
@@ -87,6 +92,9 @@ class ThreadedEngine final : public Engine {
   void Cancel(RequestKey key, absl::Status cause) override {
     Post(CancelMessage{key, std::move(cause)});
   }
+  void SetPaused(RequestKey key, bool paused) override {
+    Post(PauseMessage{key, paused});
+  }
   void StartDraining() override { Post(DrainMessage{}); }
   void RemoteReady(RequestKey key, FirstTokens first) override {
     Post(RemoteReadyMessage{key, std::move(first)});
@@ -118,6 +126,9 @@ class ThreadedEngine final : public Engine {
   void Handle(RemoteReadyMessage& message);
   void Handle(RemoteFailedMessage& message);
   void Handle(ReleaseHeldMessage& message);
+  void Handle(PauseMessage& message) {
+    scheduler_->SetPaused(message.key, message.paused);
+  }
   void Handle(DrainMessage&) { scheduler_->StartDraining(); }
   void Handle(ResetMessage&) { scheduler_->ResetPrefixCache(); }
   void Handle(StopMessage&) { stopping_ = true; }
@@ -258,6 +269,7 @@ int64_t ThreadedEngine::RetryHintMs() const {
 void ThreadedEngine::Run() {
   bool busy = true;
   while (true) {
+    if (parts_.heartbeat != nullptr) parts_.heartbeat->Tick();
     HandleMessages(busy ? 0 : IdleWaitUs());
     if (stopping_) break;
     busy = Turn();

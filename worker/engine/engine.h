@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/health.h"
 #include "base/snapshot.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/kv_handoff.h"
@@ -79,6 +80,7 @@ class Engine {
     KvHandoff* handoff = nullptr;  // null: kPrefill and kDecode are refused
     const Clock* clock = nullptr;
     EngineMetrics* metrics = nullptr;  // null: not counted
+    Heartbeat* heartbeat = nullptr;    // of the engine thread; may be null
     // Told of prefix-cache changes on the engine thread; may be null.
     std::function<void(PrefixCacheEvents)> cache_events;
   };
@@ -99,7 +101,11 @@ class Engine {
   // Any number of times, also before Submit or after the end. The final status
   // is `cause` (kCancelled, kDeadlineExceeded, kUnavailable).
   virtual void Cancel(RequestKey key, absl::Status cause) = 0;
-  // New requests are refused with kUnavailable "draining".
+  // While paused a request gets no more tokens, beyond those of a step that
+  // runs; its blocks are the first to go when others need some. No effect on a
+  // request that is over or unknown.
+  virtual void SetPaused(RequestKey key, bool paused) = 0;
+  // New requests are refused with kUnavailable, reason DRAINING.
   virtual void StartDraining() = 0;
 
   // Replies of the KV hand-over.

@@ -104,7 +104,9 @@ void Scheduler::Submit(Request request, int64_t now_us, int64_t retry_hint_ms) {
 
 absl::Status Scheduler::CheckRequest(const Request& request, int64_t now_us,
                                      int64_t retry_hint_ms) const {
-  if (draining_) return absl::UnavailableError("draining");
+  if (draining_) {
+    return WithReason(absl::UnavailableError("draining"), "DRAINING");
+  }
   if (absl::Status prompt = CheckPrompt(request.prompt, options_.vocab);
       !prompt.ok()) {
     return prompt;
@@ -522,6 +524,10 @@ void Scheduler::RemoteFailed(RequestKey key, const absl::Status& cause,
     }
   }
   EraseIfDone(*entry);
+}
+
+void Scheduler::SetPaused(RequestKey key, bool paused) {
+  if (Entry* const entry = Find(key); entry != nullptr) entry->paused = paused;
 }
 
 void Scheduler::ReleaseHeld(RequestKey key) {

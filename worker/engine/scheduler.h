@@ -112,6 +112,8 @@ class Scheduler {
   std::vector<CancelState> ExpireDeadlines(int64_t now_us);
   // Of Clock::NowMicros(); 0: no request has one.
   int64_t NextDeadlineUs() const;
+  // No effect on an unknown request.
+  void SetPaused(RequestKey key, bool paused);
   void StartDraining() { draining_ = true; }
   bool draining() const { return draining_; }
 
@@ -195,13 +197,15 @@ class Scheduler {
   bool PlanAdmission(PlanState& state, const Choice& choice) const;
   bool MakeRoom(PlanState& state, const Choice& needy) const;
   void PlanPreemption(PlanState& state, const Choice& victim) const;
+  // Preempts one paused sequence, if there is any.
+  bool PlanPausedPreemption(PlanState& state) const;
   // New blocks for a row up to `end`, and the shared block it must copy (0:
   // none; its copy is counted).
   std::pair<uint32_t, BlockId> RowNeeds(const PlanState& state,
                                         const Choice& choice,
                                         uint32_t end) const;
   uint32_t Chunk(const PlanState& state, uint32_t left) const;
-  uint32_t RunningSeqs() const;  // with choices not yet born
+  uint32_t RunningSeqs(const PlanState& state) const;  // with choices unborn
   std::vector<BlockId> Lookup(const Choice& choice) const;
   bool StartsRemote(const Choice& choice) const;
   bool Plannable(const Choice& choice) const;

@@ -26,6 +26,7 @@ struct Scheduler::PlanState {
   uint32_t prompt_tokens_left = 0;
   int64_t blocks_left = 0;
   bool preempts_launched = false;
+  bool lacks_room = false;  // the last admission failed for want of it
   std::vector<Row> rows;
   std::vector<const Choice*> preempted;
   absl::flat_hash_set<const Choice*> preempted_set;
@@ -82,7 +83,8 @@ SchedulePlan Scheduler::Plan(int64_t now_us, uint32_t prompt_tokens) const {
 }
 
 bool Scheduler::Plannable(const Choice& choice) const {
-  return !choice.seq.caught_up() && !choice.preempt_pending;
+  return !choice.seq.caught_up() && !choice.preempt_pending &&
+         !choice.entry->paused;
 }
 
 int64_t Scheduler::EffectivePriorityOf(const Choice& choice,
@@ -125,8 +127,9 @@ std::pair<uint32_t, BlockId> Scheduler::RowNeeds(const PlanState& state,
 
 bool Scheduler::MakeRoom(PlanState& state, const Choice& needy) const {
   const auto priority = [&](const Choice& choice) {
-    return std::make_pair(EffectivePriorityOf(choice, state.now_us),
-                          choice.admission);
+    return std::make_tuple(choice.entry->paused,
+                           EffectivePriorityOf(choice, state.now_us),
+                           choice.admission);
   };
   while (RowNeeds(state, needy, needy.seq.length()).first > state.blocks_left) {
     // Blocks of a launched victim come back when its step retires.
@@ -197,25 +200,45 @@ void Scheduler::PlanWaiting(PlanState& state) const {
   std::vector<Key> queue;
   queue.reserve(waiting_.size());
   for (const Choice* choice : waiting_) {
+    if (choice->entry->paused) continue;
     queue.emplace_back(EffectivePriorityOf(*choice, state.now_us),
                        choice->entry->arrival, choice->index, choice);
   }
   std::make_heap(queue.begin(), queue.end(), std::greater<Key>());
   while (!queue.empty() && state.rows_left > 0) {
     const Choice* const choice = std::get<3>(queue.front());
-    if (!PlanAdmission(state, *choice)) return;
+    if (!PlanAdmission(state, *choice)) {
+      if (state.lacks_room && PlanPausedPreemption(state)) continue;
+      return;
+    }
     std::pop_heap(queue.begin(), queue.end(), std::greater<Key>());
     queue.pop_back();
   }
 }
 
+bool Scheduler::PlanPausedPreemption(PlanState& state) const {
+  for (const Choice* choice : running_) {
+    if (!choice->entry->paused || state.gone(*choice)) continue;
+    // Of a launched one the room comes with its retirement.
+    if (choice->preempt_pending || choice->seq.in_flight() > 0) continue;
+    PlanPreemption(state, *choice);
+    return true;
+  }
+  return false;
+}
+
 bool Scheduler::PlanAdmission(PlanState& state, const Choice& choice) const {
+  state.lacks_room = false;
   const bool alone = running_.size() == state.preempted.size() &&
                      partial_ == nullptr && remote_seqs_ == 0 &&
                      held_seqs_ == 0 && state.admissions.empty();
   const auto group = static_cast<uint32_t>(choice.group.size());
-  const uint32_t others = RunningSeqs() + remote_seqs_ + state.admitted_seqs;
-  if (!alone && others + group > options_.limits.max_batch_seqs) return false;
+  const uint32_t others =
+      RunningSeqs(state) + remote_seqs_ + state.admitted_seqs;
+  if (!alone && others + group > options_.limits.max_batch_seqs) {
+    state.lacks_room = true;
+    return false;
+  }
 
   SchedulePlan::Admission admission{.seq = choice.seq.key(),
                                     .matched = Lookup(choice)};
@@ -236,6 +259,7 @@ bool Scheduler::PlanAdmission(PlanState& state, const Choice& choice) const {
   // push out the rows it was admitted beside.
   if (alone ? blocks > blocks_left
             : blocks_left - all_blocks < watermark_blocks_) {
+    state.lacks_room = true;
     return false;
   }
 
@@ -253,9 +277,13 @@ bool Scheduler::PlanAdmission(PlanState& state, const Choice& choice) const {
   return whole;
 }
 
-uint32_t Scheduler::RunningSeqs() const {
+uint32_t Scheduler::RunningSeqs(const PlanState& state) const {
   size_t seqs = 0;
-  for (const Choice* choice : running_) seqs += choice->group.size();
+  for (const Choice* choice : running_) {
+    // Others that are preempted come back before anything new is admitted.
+    if (choice->entry->paused && state.gone(*choice)) continue;
+    seqs += choice->group.size();
+  }
   if (partial_ != nullptr) seqs += partial_->group.size();
   return static_cast<uint32_t>(seqs);
 }

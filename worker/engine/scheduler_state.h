@@ -48,6 +48,7 @@ struct Scheduler::Entry {
   uint32_t cached_tokens = 0;
   bool started = false;
   bool finished = false;    // its FinishedEvent is out
+  bool paused = false;      // takes no part in steps
   bool local = false;       // kDecode: computes the prompt itself after all
   bool first_sent = false;  // kPrefill: FirstTokensEvent is out
   bool hold_released = false;

@@ -55,6 +55,7 @@ void Attempt::Attach(const std::shared_ptr<AttemptReader>& reader,
     MutexLock lock(mu_);
     old = std::exchange(reader_, reader);
     next_position_ = std::move(next_position);
+    read_bytes_ = 0;
   }
   if (old != nullptr) old->OnReplaced();
   reader->OnReadable();
@@ -72,11 +73,14 @@ void Attempt::Detach(const AttemptReader* reader, bool done) {
 
 std::shared_ptr<const v1::WorkerEvent> Attempt::Next(Cursor& cursor) {
   MutexLock lock(mu_);
-  while (cursor.next < journal_.size()) {
-    auto event = Trimmed(journal_[cursor.next++], next_position_);
-    if (event != nullptr) return event;
+  std::shared_ptr<const v1::WorkerEvent> event;
+  while (event == nullptr && cursor.next < journal_.size()) {
+    const auto& entry = journal_[cursor.next++];
+    read_bytes_ += entry->ByteSizeLong();
+    event = Trimmed(entry, next_position_);
   }
-  return nullptr;
+  UpdateBacklog();
+  return event;
 }
 
 std::optional<absl::Status> Attempt::FinalStatus(const Cursor& cursor) const {
@@ -124,13 +128,29 @@ void Attempt::Append(v1::WorkerEvent event,
     MutexLock lock(mu_);
     if (final_.has_value()) return;
     if (event.event_case() != v1::WorkerEvent::EVENT_NOT_SET) {
+      journal_bytes_ += event.ByteSizeLong();
       journal_.push_back(
           std::make_shared<const v1::WorkerEvent>(std::move(event)));
+      UpdateBacklog();
     }
     final_ = std::move(final_status);
     reader = reader_;
   }
   if (reader != nullptr) reader->OnReadable();
+}
+
+void Attempt::UpdateBacklog() {
+  const uint64_t ahead = journal_bytes_ - std::min(read_bytes_, journal_bytes_);
+  const bool backlogged =
+      ahead > (backlogged_ ? kMaxAheadBytes / 2 : kMaxAheadBytes);
+  if (backlogged == backlogged_) return;
+  backlogged_ = backlogged;
+  if (on_backlog_) on_backlog_(backlogged);
+}
+
+uint64_t Attempt::journal_bytes() const {
+  MutexLock lock(mu_);
+  return journal_bytes_;
 }
 
 void Attempt::AppendAdmitted(const v1::Ticket* ticket) {

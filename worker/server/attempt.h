@@ -83,6 +83,16 @@ class Attempt final : public TokenSink {
   void set_on_finished(std::function<void()> on_finished) {
     on_finished_ = std::move(on_finished);
   }
+  // Runs with true when the journal is more than kMaxAheadBytes ahead of its
+  // reader, then with false when the reader has caught up to half of that.
+  // From any thread, under the lock: it must not call back. Set before the
+  // engine knows of the attempt.
+  void set_on_backlog(std::function<void(bool)> on_backlog) {
+    on_backlog_ = std::move(on_backlog);
+  }
+  static constexpr uint64_t kMaxAheadBytes = 1u << 20;
+
+  uint64_t journal_bytes() const;
 
   // Decode: the ticket for the router. Prefill: how the transfer ended.
   void OnTicket(const v1::Ticket& ticket);
@@ -101,14 +111,19 @@ class Attempt final : public TokenSink {
   void Append(v1::WorkerEvent event,
               std::optional<absl::Status> final_status = std::nullopt);
   void AppendAdmitted(const v1::Ticket* ticket);
+  void UpdateBacklog() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const AttemptInfo info_;
   const Clock& clock_;
   const int64_t submitted_us_;
   std::function<void()> on_finished_;
+  std::function<void(bool)> on_backlog_;
   mutable Mutex mu_;
   std::vector<std::shared_ptr<const v1::WorkerEvent>> journal_
       ABSL_GUARDED_BY(mu_);
+  uint64_t journal_bytes_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t read_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // of those, by the reader
+  bool backlogged_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<absl::Status> final_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<AttemptReader> reader_ ABSL_GUARDED_BY(mu_);
   std::map<uint32_t, uint32_t> next_position_ ABSL_GUARDED_BY(mu_);

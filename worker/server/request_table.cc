@@ -154,6 +154,13 @@ size_t RequestTable::orphans() const {
   return count;
 }
 
+uint64_t RequestTable::journal_bytes() const {
+  MutexLock lock(mu_);
+  uint64_t bytes = 0;
+  for (const auto& [id, attempt] : attempts_) bytes += attempt->journal_bytes();
+  return bytes;
+}
+
 uint64_t RequestTable::orphan_aborts() const {
   MutexLock lock(mu_);
   return orphan_aborts_;

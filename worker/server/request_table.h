@@ -51,6 +51,8 @@ class RequestTable {
   // Attempts without a reader, and how many were ended for that.
   size_t orphans() const;
   uint64_t orphan_aborts() const;
+  // Events kept of all attempts.
+  uint64_t journal_bytes() const;
 
  private:
   // A cancel that came before what it names.

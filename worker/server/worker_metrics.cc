@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
-#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -14,127 +11,6 @@
 
 namespace sluice::worker {
 namespace {
-
-using kvtransfer::TransferStats;
-
-std::string CodeName(absl::StatusCode code) {
-  return absl::AsciiStrToLower(absl::StatusCodeToString(code));
-}
-
-// Moves a counter forward to a total kept elsewhere.
-class TotalCounter {
- public:
-  explicit TotalCounter(Counter* counter) : counter_(counter) {}
-  void Reach(uint64_t total) {
-    if (total > seen_) counter_->Add(total - seen_);
-    seen_ = std::max(seen_, total);
-  }
-
- private:
-  Counter* counter_;
-  uint64_t seen_ = 0;
-};
-
-// The families of one registry and the totals already exported. Used at
-// scrapes only, which are one at a time.
-class TransferExport {
- public:
-  explicit TransferExport(MetricRegistry& registry)
-      : transfers_(registry.AddCounterFamily(
-            "sluice_kv_transfers_total", "KV transfers by how they ended.",
-            {"direction", "transport", "state", "code"})),
-        bytes_(registry.AddCounterFamily("sluice_kv_transfer_bytes_total",
-                                         "KV bytes moved.",
-                                         {"direction", "transport"})),
-        copies_(registry.AddCounterFamily("sluice_kv_transfer_copies_total",
-                                          "Copies posted, after merging.",
-                                          {"transport"})),
-        stale_(registry.AddCounterFamily("sluice_kv_stale_messages_total",
-                                         "Messages of an older generation.",
-                                         {"kind"})),
-        late_(registry.AddCounterFamily("sluice_kv_late_messages_total",
-                                        "Messages after a terminal state.",
-                                        {"kind"})),
-        digests_(registry.AddCounterFamily("sluice_kv_digest_failures_total",
-                                           "Spans whose digest was wrong.",
-                                           {"peer"})),
-        lost_(registry.AddCounterFamily("sluice_kv_peer_lost_total",
-                                        "Peers declared lost.", {"peer"})),
-        inflight_(registry.AddGaugeFamily("sluice_kv_inflight_transfers",
-                                          "Transfers that have not ended.",
-                                          {"direction"})),
-        quarantined_(registry.AddGauge("sluice_kv_quarantined_blocks",
-                                       "Blocks no one may use yet.")),
-        peers_(registry.AddGaugeFamily(
-            "sluice_kv_peers", "Peers by the state of the pair.", {"state"})) {
-    inflight_.CreateAll({{"send", "receive"}});
-    peers_.CreateAll({{"pairing", "up", "suspect", "refused"}});
-  }
-
-  void Update(const TransferStats& stats,
-              const std::vector<kvtransfer::PeerInfo>& peers) {
-    for (const auto& [key, count] : stats.transfers) {
-      const auto& [direction, transport, state, code] = key;
-      Reach(transfers_,
-            {kvtransfer::TransferDirectionName(direction), transport,
-             kvtransfer::TransferStateName(state), CodeName(code)},
-            count);
-    }
-    std::map<std::string, uint64_t> copies;
-    for (const auto& [key, volume] : stats.volumes) {
-      Reach(bytes_, {kvtransfer::TransferDirectionName(key.first), key.second},
-            volume.bytes);
-      copies[key.second] += volume.copies;
-    }
-    for (const auto& [transport, count] : copies) {
-      Reach(copies_, {transport}, count);
-    }
-    for (const auto& [kind, n] : stats.stale_messages) Reach(stale_, {kind}, n);
-    for (const auto& [kind, n] : stats.late_messages) Reach(late_, {kind}, n);
-    for (const auto& [peer, n] : stats.digest_failures) {
-      Reach(digests_, {peer}, n);
-    }
-    for (const auto& [peer, n] : stats.peers_lost) Reach(lost_, {peer}, n);
-    inflight_.With({"send"}).Set(stats.inflight_transfers[0]);
-    inflight_.With({"receive"}).Set(stats.inflight_transfers[1]);
-    quarantined_.Set(stats.quarantined_blocks);
-    std::array<int, 4> states = {};
-    for (const kvtransfer::PeerInfo& peer : peers) {
-      ++states[static_cast<size_t>(peer.state)];
-    }
-    for (size_t i = 0; i < states.size(); ++i) {
-      peers_
-          .With({kvtransfer::PeerStateName(
-              static_cast<kvtransfer::PeerState>(i))})
-          .Set(states[i]);
-    }
-  }
-
- private:
-  void Reach(CounterFamily& family, const std::vector<std::string>& labels,
-             uint64_t total) {
-    std::string key = absl::StrCat(reinterpret_cast<uintptr_t>(&family));
-    for (const std::string& label : labels) absl::StrAppend(&key, "|", label);
-    auto it = totals_.find(key);
-    if (it == totals_.end()) {
-      const std::vector<absl::string_view> views(labels.begin(), labels.end());
-      it = totals_.emplace(key, TotalCounter(&family.With(views))).first;
-    }
-    it->second.Reach(total);
-  }
-
-  CounterFamily& transfers_;
-  CounterFamily& bytes_;
-  CounterFamily& copies_;
-  CounterFamily& stale_;
-  CounterFamily& late_;
-  CounterFamily& digests_;
-  CounterFamily& lost_;
-  GaugeFamily& inflight_;
-  Gauge& quarantined_;
-  GaugeFamily& peers_;
-  std::map<std::string, TotalCounter> totals_;
-};
 
 void RegisterState(const WorkerMetricsParts& parts, MetricRegistry& registry) {
   const v1::Identity& identity = parts.facts->identity;
@@ -194,6 +70,11 @@ void RegisterDrain(const WorkerMetricsParts& parts, MetricRegistry& registry) {
     const std::array<uint64_t, 2>& inflight = transfers->inflight_transfers;
     remaining.With({"transfers"}).Set(inflight[0] + inflight[1]);
   });
+  registry.AddCallbackGauge(
+      "sluice_journal_bytes", "Events kept for the readers of attempts.", {},
+      [requests = parts.requests] {
+        return static_cast<double>(requests->journal_bytes());
+      });
   registry.AddCallbackGauge("sluice_orphans",
                             "Attempts whose reader stayed away.", {},
                             [requests = parts.requests] {
@@ -220,12 +101,12 @@ void RegisterWorkerMetrics(const WorkerMetricsParts& parts,
       });
   RegisterDrain(parts, registry);
   if (parts.transfers == nullptr) return;
-  auto transfers = std::make_shared<TransferExport>(registry);
-  registry.BeforeScrape([transfers, engine = parts.transfers] {
-    const auto stats = engine->Stats();
-    const auto peers = engine->Peers();
-    transfers->Update(*stats, *peers);
-  });
+  registry.BeforeScrape(
+      [metrics = parts.transfer_metrics, engine = parts.transfers] {
+        const auto stats = engine->Stats();
+        const auto peers = engine->Peers();
+        metrics->Update(*stats, *peers);
+      });
 }
 
 }  // namespace sluice::worker

@@ -5,6 +5,7 @@
 #include "kvtransfer/transfer_engine.h"
 #include "worker/engine/engine.h"
 #include "worker/server/request_table.h"
+#include "worker/server/transfer_metrics.h"
 #include "worker/server/worker_facts.h"
 #include "worker/server/worker_state.h"
 
@@ -17,7 +18,9 @@ struct WorkerMetricsParts {
   const Engine* engine = nullptr;
   const WorkerState* state = nullptr;
   const RequestTable* requests = nullptr;
-  const kvtransfer::TransferEngine* transfers = nullptr;  // null when mixed
+  // Both null when there are no transfers.
+  const kvtransfer::TransferEngine* transfers = nullptr;
+  TransferMetrics* transfer_metrics = nullptr;
   const Clock* clock = nullptr;
 };
 

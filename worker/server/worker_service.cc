@@ -115,6 +115,9 @@ absl::Status WorkerService::StartAttempt(
     attempt->set_on_finished(
         [decode = &parts_.handoff->decode(), key] { decode->Forget(key); });
   }
+  attempt->set_on_backlog([engine = parts_.engine, key](bool backlogged) {
+    engine->SetPaused(key, backlogged);
+  });
   parts_.engine->Submit(std::move(request), attempt);
   return absl::OkStatus();
 }

@@ -47,6 +47,7 @@ std::unique_ptr<TransferEngine> LoopbackPair::MakeEngine(
   engine.can_send = sends;
   if (sends) engine.append_digests = append_digests.get();
   engine.can_receive = !sends;
+  engine.observer = sends ? options.source_observer : options.target_observer;
   engine.stream_message_bytes = options.stream_message_bytes;
   engine.stream_window_bytes = 4 * options.stream_message_bytes;
   auto created = TransferEngine::Create(std::move(engine));

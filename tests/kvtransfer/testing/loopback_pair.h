@@ -29,6 +29,8 @@ struct LoopbackPairOptions {
   bool pair = true;
   uint32_t stream_message_bytes = 1024;
   bool append_digests = false;  // the source keeps them; the test appends
+  TransferObserver* source_observer = nullptr;
+  TransferObserver* target_observer = nullptr;
 };
 
 // A prefill and a decode worker on a loopback fabric with one fake clock,

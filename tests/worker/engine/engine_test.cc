@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/grpc_status.h"
 #include "base/mutex.h"
 #include "base/sha256.h"
 #include "gtest/gtest.h"
@@ -401,7 +402,8 @@ TEST_F(EngineTest, DrainingFinishesWhatItHas) {
   before->WaitForTokens(1);
   engine_->StartDraining();
   auto after = Submit(Make(2, 20, 5));
-  EXPECT_EQ(after->Wait(), absl::UnavailableError("draining"));
+  EXPECT_EQ(after->Wait(),
+            WithReason(absl::UnavailableError("draining"), "DRAINING"));
   EXPECT_TRUE(before->Wait().ok());
   EXPECT_TRUE(Stats().draining);
 }

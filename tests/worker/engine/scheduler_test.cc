@@ -344,7 +344,8 @@ TEST(SchedulerTest, FullQueueAndDraining) {
 
   rig.scheduler->StartDraining();
   const RequestKey late = rig.Submit(Tokens(4, 1), 9);
-  EXPECT_EQ(*rig.streams[late].status, absl::UnavailableError("draining"));
+  EXPECT_EQ(*rig.streams[late].status,
+            WithReason(absl::UnavailableError("draining"), "DRAINING"));
   rig.RunAll();
   EXPECT_TRUE(rig.streams[accepted].status->ok());
 }

@@ -28,6 +28,7 @@ class RecordingEngine final : public Engine {
   void Cancel(RequestKey key, absl::Status cause) override {
     cancelled[key] = std::move(cause);
   }
+  void SetPaused(RequestKey, bool) override {}
   void StartDraining() override {}
   void RemoteReady(RequestKey key, FirstTokens first) override {
     ready[key].push_back(std::move(first));

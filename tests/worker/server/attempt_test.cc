@@ -251,5 +251,39 @@ TEST(RequestTableTest, CancelNamesOneAttempt) {
   EXPECT_EQ(cancelled.size(), 2u);
 }
 
+TEST(AttemptTest, AsksForAPauseWhileItsReaderIsFarBehind) {
+  FakeClock clock;
+  Attempt attempt(Info(), clock);
+  std::vector<bool> asked;
+  attempt.set_on_backlog([&asked](bool behind) { asked.push_back(behind); });
+  auto reader = std::make_shared<CountingReader>();
+  attempt.Attach(reader, {});
+  const std::vector<TokenId> tokens(1000, 300);
+  uint32_t position = 0;
+  while (asked.empty()) {
+    attempt.OnTokens({.first_position = position, .tokens = tokens});
+    position += 1000;
+    ASSERT_LE(attempt.journal_bytes(), Attempt::kMaxAheadBytes + 4096);
+  }
+  EXPECT_EQ(asked, std::vector<bool>{true});
+  EXPECT_GT(attempt.journal_bytes(), Attempt::kMaxAheadBytes);
+  Attempt::Cursor cursor;
+  uint64_t read = 0;
+  while (asked.size() == 1) {
+    const auto event = attempt.Next(cursor);
+    ASSERT_NE(event, nullptr);
+    read += event->ByteSizeLong();
+  }
+  EXPECT_FALSE(asked.back());
+  EXPECT_NEAR(static_cast<double>(attempt.journal_bytes() - read),
+              Attempt::kMaxAheadBytes / 2, 4096);
+  // One who comes back from the start of the journal is behind again.
+  auto next = std::make_shared<CountingReader>();
+  attempt.Attach(next, {});
+  cursor = {};
+  ReadAll(attempt, cursor);
+  EXPECT_FALSE(asked.back());
+}
+
 }  // namespace
 }  // namespace sluice::worker

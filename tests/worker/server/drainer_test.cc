@@ -25,6 +25,7 @@ class IdleEngine final : public Engine {
   void Stop() override {}
   void Submit(Request, std::shared_ptr<TokenSink>) override {}
   void Cancel(RequestKey, absl::Status) override {}
+  void SetPaused(RequestKey, bool) override {}
   void StartDraining() override {}
   void RemoteReady(RequestKey, FirstTokens) override {}
   void RemoteFailed(RequestKey, absl::Status, bool) override {}
