@@ -11,9 +11,10 @@ namespace sluice::kernels {
 // The form in which a product takes its left operand; fixed by the weights'
 // format (spec: CPU numerics sections 2, 5, 6).
 enum class ActivationKind : uint8_t {
-  kInt8Group32,  // Q8_0 Q4_0 Q4_1: s8 codes, f32 scale and sum per 32 of k
-  kBF16,         // BF16: nearest-even bf16
-  kF32,          // F32, F16: as they are
+  kInt8Group32,   // Q8_0 Q4_* Q5_*: s8 codes, f32 scale and sum per 32 of k
+  kBF16,          // BF16: nearest-even bf16
+  kF32,           // F32, F16: as they are
+  kInt8Group256,  // K formats: s8 codes, a scale per 256 of k
 };
 
 ActivationKind ActivationKindFor(WeightFormat format);
@@ -31,7 +32,7 @@ struct Activations {
 int64_t ActivationBytes(ActivationKind kind, int64_t rows, int64_t k);
 
 // out = x rounded to out.kind; x is [out.rows, out.k]. K is padded to 32 with
-// zero codes. Zero rows: no-op.
+// zero codes; for kInt8Group256 it is a multiple of 256. Zero rows: no-op.
 struct PackActivationsArgs {
   MatrixView<const float> x;
   Activations out;

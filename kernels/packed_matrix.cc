@@ -10,12 +10,19 @@
 #include "kernels/quant/f16.h"
 #include "kernels/quant/q4_0.h"
 #include "kernels/quant/q4_1.h"
+#include "kernels/quant/q4_k.h"
+#include "kernels/quant/q5_0.h"
+#include "kernels/quant/q5_1.h"
+#include "kernels/quant/q5_k.h"
+#include "kernels/quant/q6_k.h"
 #include "kernels/quant/q8_0.h"
 
 namespace sluice::kernels {
 namespace {
 
 constexpr uint32_t kLowNibbles = 0x0f0f0f0f;
+constexpr uint32_t kLowPairs = 0x03030303;
+constexpr uint32_t kLowBits = 0x01010101;
 
 uint32_t Word(const uint8_t* bytes) {
   uint32_t word;
@@ -26,21 +33,58 @@ uint32_t Word(const uint8_t* bytes) {
 // The stored rows of one panel; null where n is padded.
 using PanelRows = const uint8_t* [kPanelColumns];
 
-// 16 bytes of nibbles (element j low, j + 16 high) as column `column` of four
-// packed lines. A word of the file holds 4 of k of the lower half and the same
-// 4 of the upper half.
-void RepackNibbles(const uint8_t* nibbles, int64_t column,
-                   uint8_t (*codes)[64]) {
-  uint32_t chunk[8];
+// 32 codes of a column, four of k in each word; what is above the nibbles is
+// apart.
+struct Codes {
+  uint32_t low[8];
+  uint32_t high[8];
+};
+
+// 16 bytes of nibbles, element j low and j + 16 high: a word of the file holds
+// 4 of k of the lower half and the same 4 of the upper half.
+void ReadNibbles(const uint8_t* nibbles, uint32_t (&low)[8]) {
   for (int i = 0; i < 4; ++i) {
     const uint32_t word = Word(nibbles + 4 * i);
-    chunk[i] = word & kLowNibbles;
-    chunk[i + 4] = word >> 4 & kLowNibbles;
+    low[i] = word & kLowNibbles;
+    low[i + 4] = word >> 4 & kLowNibbles;
   }
+}
+
+// Bit i of 32 as the lowest bit of byte i % 4 of word i / 4. Four copies of
+// four bits, 7 apart, put one at the foot of each byte.
+void SpreadBits(uint32_t bits, uint32_t (&high)[8]) {
+  for (int i = 0; i < 8; ++i) {
+    high[i] = (bits >> (4 * i) & 15) * 0x00204081 & kLowBits;
+  }
+}
+
+// The nibbles as column `column` of four packed lines.
+void PutNibbles(const uint32_t (&low)[8], int64_t column,
+                uint8_t (*codes)[64]) {
   for (int i = 0; i < 4; ++i) {
-    const uint32_t line = chunk[2 * i] | chunk[2 * i + 1] << 4;
+    const uint32_t line = low[2 * i] | low[2 * i + 1] << 4;
     std::memcpy(codes[i] + 4 * column, &line, sizeof(line));
   }
+}
+
+// One bit of each code as column `column` of a packed plane.
+void PutBits(const uint32_t (&high)[8], int64_t column, uint8_t* plane) {
+  uint32_t word = 0;
+  for (int i = 0; i < 8; ++i) word |= high[i] << i;
+  std::memcpy(plane + 4 * column, &word, sizeof(word));
+}
+
+void RepackNibbles(const uint8_t* nibbles, int64_t column,
+                   uint8_t (*codes)[64]) {
+  uint32_t low[8];
+  ReadNibbles(nibbles, low);
+  PutNibbles(low, column, codes);
+}
+
+void RepackBits(const uint8_t* bits, int64_t column, uint8_t* plane) {
+  uint32_t high[8];
+  SpreadBits(Word(bits), high);
+  PutBits(high, column, plane);
 }
 
 void PackPanel(const PanelRows& rows, int64_t k, PackedQ8_0* groups) {
@@ -79,6 +123,121 @@ void PackPanel(const PanelRows& rows, int64_t k, PackedQ4_1* groups) {
   }
 }
 
+void PackPanel(const PanelRows& rows, int64_t k, PackedQ5_0* groups) {
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    if (rows[c] == nullptr) continue;
+    for (int64_t g = 0; g < k / kGroupElements; ++g) {
+      const uint8_t* block = rows[c] + g * kQ5_0BlockBytes;
+      std::memcpy(&groups[g].scale[c], block, 2);
+      RepackBits(block + 2, c, groups[g].high);
+      RepackNibbles(block + 6, c, groups[g].codes);
+    }
+  }
+}
+
+void PackPanel(const PanelRows& rows, int64_t k, PackedQ5_1* groups) {
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    if (rows[c] == nullptr) continue;
+    for (int64_t g = 0; g < k / kGroupElements; ++g) {
+      const uint8_t* block = rows[c] + g * kQ5_1BlockBytes;
+      std::memcpy(&groups[g].scale[c], block, 2);
+      std::memcpy(&groups[g].minimum[c], block + 2, 2);
+      RepackBits(block + 4, c, groups[g].high);
+      RepackNibbles(block + 8, c, groups[g].codes);
+    }
+  }
+}
+
+// Sub-block j of 32 of Q4_K and Q5_K.
+void ReadSubBlock(const uint8_t* nibbles, int j, uint32_t (&low)[8]) {
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t word = Word(nibbles + j / 2 * 32 + 4 * i);
+    low[i] = word >> (j % 2 * 4) & kLowNibbles;
+  }
+}
+
+// `block` starts with d, dmin and the sub-scales.
+template <typename Super>
+void PackKScales(const uint8_t* block, int64_t c, Super& super) {
+  std::memcpy(&super.d[c], block, 2);
+  std::memcpy(&super.dmin[c], block + 2, 2);
+  for (int j = 0; j < kSubBlocks; ++j) {
+    const KScale k = KScaleAt(block + 4, j);
+    super.scales[j][c] = k.scale;
+    super.minima[j / 2][c][j % 2] = k.minimum;
+  }
+}
+
+void PackPanel(const PanelRows& rows, int64_t k, PackedQ4_K* supers) {
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    if (rows[c] == nullptr) continue;
+    for (int64_t s = 0; s < k / kSuperElements; ++s) {
+      const uint8_t* block = rows[c] + s * kQ4_KBlockBytes;
+      PackKScales(block, c, supers[s]);
+      for (int j = 0; j < kSubBlocks; ++j) {
+        uint32_t low[8];
+        ReadSubBlock(block + 16, j, low);
+        PutNibbles(low, c, supers[s].codes[j]);
+      }
+    }
+  }
+}
+
+void PackPanel(const PanelRows& rows, int64_t k, PackedQ5_K* supers) {
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    if (rows[c] == nullptr) continue;
+    for (int64_t s = 0; s < k / kSuperElements; ++s) {
+      const uint8_t* block = rows[c] + s * kQ5_KBlockBytes;
+      PackKScales(block, c, supers[s]);
+      for (int j = 0; j < kSubBlocks; ++j) {
+        Codes codes;
+        ReadSubBlock(block + 48, j, codes.low);
+        for (int i = 0; i < 8; ++i) {
+          codes.high[i] = Word(block + 16 + 4 * i) >> j & kLowBits;
+        }
+        PutNibbles(codes.low, c, supers[s].codes[j]);
+        PutBits(codes.high, c, supers[s].high[j]);
+      }
+    }
+  }
+}
+
+// Sub-block j of 32 of Q6_K: a quarter of one half.
+Codes ReadQ6_K(const uint8_t* block, int j) {
+  const uint8_t* nibbles = block + j / 4 * 64 + j % 2 * 32;
+  const uint8_t* pairs = block + 128 + j / 4 * 32;
+  const int r = j % 4;
+  Codes codes;
+  for (int i = 0; i < 8; ++i) {
+    codes.low[i] = Word(nibbles + 4 * i) >> (r / 2 * 4) & kLowNibbles;
+    codes.high[i] = Word(pairs + 4 * i) >> (2 * r) & kLowPairs;
+  }
+  return codes;
+}
+
+void PackPanel(const PanelRows& rows, int64_t k, PackedQ6_K* supers) {
+  for (int64_t c = 0; c < kPanelColumns; ++c) {
+    if (rows[c] == nullptr) continue;
+    for (int64_t s = 0; s < k / kSuperElements; ++s) {
+      const uint8_t* block = rows[c] + s * kQ6_KBlockBytes;
+      PackedQ6_K& super = supers[s];
+      std::memcpy(&super.d[c], block + 208, 2);
+      for (int j = 0; j < kSubBlocks; ++j) {
+        std::memcpy(super.scales[j][c], block + 192 + 2 * j, 2);
+        const Codes codes = ReadQ6_K(block, j);
+        PutNibbles(codes.low, c, super.codes[j]);
+        for (int half = 0; half < 2; ++half) {
+          uint32_t word = 0;
+          for (int i = 0; i < 4; ++i) {
+            word |= codes.high[4 * half + i] << (2 * i);
+          }
+          std::memcpy(super.high[j][half] + 4 * c, &word, sizeof(word));
+        }
+      }
+    }
+  }
+}
+
 void PackPanel(const PanelRows& rows, int64_t k, PackedBf16* groups) {
   for (int64_t c = 0; c < kPanelColumns; ++c) {
     if (rows[c] == nullptr) continue;
@@ -100,7 +259,8 @@ void PackPanel(const PanelRows& rows, int64_t k, PackedF16* groups) {
   }
 }
 
-// Elements [0, count) of block `block` of a stored row, count <= 32.
+// Elements [0, count) of block `block` of a stored row, of 256 for the K
+// formats and 32 for the others.
 void DecodeStored(WeightFormat format, const uint8_t* row, int64_t block,
                   int64_t count, float* out) {
   switch (format) {
@@ -122,18 +282,32 @@ void DecodeStored(WeightFormat format, const uint8_t* row, int64_t block,
       return DecodeQ4_0(row + block * kQ4_0BlockBytes, out);
     case WeightFormat::kQ4_1:
       return DecodeQ4_1(row + block * kQ4_1BlockBytes, out);
+    case WeightFormat::kQ5_0:
+      return DecodeQ5_0(row + block * kQ5_0BlockBytes, out);
+    case WeightFormat::kQ5_1:
+      return DecodeQ5_1(row + block * kQ5_1BlockBytes, out);
+    case WeightFormat::kQ4_K:
+      return DecodeQ4_K(row + block * kQ4_KBlockBytes, out);
+    case WeightFormat::kQ5_K:
+      return DecodeQ5_K(row + block * kQ5_KBlockBytes, out);
+    case WeightFormat::kQ6_K:
+      return DecodeQ6_K(row + block * kQ6_KBlockBytes, out);
   }
 }
 
 void PackPanelAsF32(WeightFormat format, const PanelRows& rows, int64_t k,
                     PackedF32* groups) {
+  const int64_t elements = std::max(kGroupElements, BlockElements(format));
   for (int64_t c = 0; c < kPanelColumns; ++c) {
     if (rows[c] == nullptr) continue;
-    for (int64_t g = 0; g < NumGroups(k); ++g) {
-      const int64_t count = std::min(kGroupElements, k - g * kGroupElements);
-      float values[kGroupElements];
-      DecodeStored(format, rows[c], g, count, values);
-      for (int64_t i = 0; i < count; ++i) groups[g].values[i][c] = values[i];
+    for (int64_t begin = 0; begin < k; begin += elements) {
+      const int64_t count = std::min(elements, k - begin);
+      float values[kSuperElements];
+      DecodeStored(format, rows[c], begin / elements, count, values);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t at = begin + i;
+        groups[at / kGroupElements].values[at % kGroupElements][c] = values[i];
+      }
     }
   }
 }
@@ -157,6 +331,16 @@ void PackOnePanel(const PackArgs& args, const PanelRows& rows, uint8_t* panel) {
       return PackPanel(rows, args.k, reinterpret_cast<PackedQ4_0*>(panel));
     case WeightFormat::kQ4_1:
       return PackPanel(rows, args.k, reinterpret_cast<PackedQ4_1*>(panel));
+    case WeightFormat::kQ5_0:
+      return PackPanel(rows, args.k, reinterpret_cast<PackedQ5_0*>(panel));
+    case WeightFormat::kQ5_1:
+      return PackPanel(rows, args.k, reinterpret_cast<PackedQ5_1*>(panel));
+    case WeightFormat::kQ4_K:
+      return PackPanel(rows, args.k, reinterpret_cast<PackedQ4_K*>(panel));
+    case WeightFormat::kQ5_K:
+      return PackPanel(rows, args.k, reinterpret_cast<PackedQ5_K*>(panel));
+    case WeightFormat::kQ6_K:
+      return PackPanel(rows, args.k, reinterpret_cast<PackedQ6_K*>(panel));
   }
 }
 
@@ -198,6 +382,67 @@ void DecodeColumn(const PackedQ4_1& group, int64_t c, float* out) {
   }
 }
 
+int BitAt(const uint8_t* plane, int64_t c, int64_t i) {
+  return plane[4 * c + i % 4] >> (i / 4) & 1;
+}
+
+void DecodeColumn(const PackedQ5_0& group, int64_t c, float* out) {
+  const float d = F16ToF32(group.scale[c]);
+  for (int64_t i = 0; i < kGroupElements; ++i) {
+    const int code = NibbleAt(group.codes, c, i) | BitAt(group.high, c, i) << 4;
+    out[i] = d * static_cast<float>(code - 16);
+  }
+}
+
+void DecodeColumn(const PackedQ5_1& group, int64_t c, float* out) {
+  const float d = F16ToF32(group.scale[c]);
+  const float m = F16ToF32(group.minimum[c]);
+  for (int64_t i = 0; i < kGroupElements; ++i) {
+    const int code = NibbleAt(group.codes, c, i) | BitAt(group.high, c, i) << 4;
+    out[i] = d * static_cast<float>(code) + m;
+  }
+}
+
+// Q4_K and Q5_K.
+template <typename Super>
+void DecodeKColumn(const Super& super, int64_t c, float* out) {
+  const float d = F16ToF32(super.d[c]);
+  const float dmin = F16ToF32(super.dmin[c]);
+  for (int j = 0; j < kSubBlocks; ++j) {
+    const float scale = d * static_cast<float>(super.scales[j][c]);
+    const float minimum =
+        dmin * static_cast<float>(super.minima[j / 2][c][j % 2]);
+    for (int64_t i = 0; i < kGroupElements; ++i) {
+      int code = NibbleAt(super.codes[j], c, i);
+      if constexpr (requires { super.high; }) {
+        code |= BitAt(super.high[j], c, i) << 4;
+      }
+      out[kGroupElements * j + i] = scale * static_cast<float>(code) - minimum;
+    }
+  }
+}
+
+void DecodeColumn(const PackedQ4_K& super, int64_t c, float* out) {
+  DecodeKColumn(super, c, out);
+}
+
+void DecodeColumn(const PackedQ5_K& super, int64_t c, float* out) {
+  DecodeKColumn(super, c, out);
+}
+
+void DecodeColumn(const PackedQ6_K& super, int64_t c, float* out) {
+  const float d = F16ToF32(super.d[c]);
+  for (int j = 0; j < kSubBlocks; ++j) {
+    for (int64_t i = 0; i < kGroupElements; ++i) {
+      const uint8_t pairs = super.high[j][i / 16][4 * c + i % 4];
+      const int high = pairs >> (i / 4 % 4 * 2) & 3;
+      const int code = NibbleAt(super.codes[j], c, i) | high << 4;
+      const float scale = d * static_cast<float>(super.scales[j][c][i / 16]);
+      out[kGroupElements * j + i] = scale * static_cast<float>(code - 32);
+    }
+  }
+}
+
 void DecodeColumn(const PackedBf16& group, int64_t c, float* out) {
   for (int64_t i = 0; i < kGroupElements; ++i) {
     out[i] = Bf16ToF32(group.values[i / 2][c][i % 2]);
@@ -214,17 +459,25 @@ void DecodeColumn(const PackedF32& group, int64_t c, float* out) {
   for (int64_t i = 0; i < kGroupElements; ++i) out[i] = group.values[i][c];
 }
 
+// Of k in one Group.
+template <typename Group>
+constexpr int64_t kElementsOf = requires(Group group) {
+  group.d;
+}
+? kSuperElements : kGroupElements;
+
 template <typename Group>
 void DecodeRowAs(const PackedMatrix& matrix, int64_t row, float* out) {
-  const int64_t num_groups = NumGroups(matrix.k);
+  constexpr int64_t kElements = kElementsOf<Group>;
+  const int64_t num_groups = (matrix.k + kElements - 1) / kElements;
   const Group* panel = reinterpret_cast<const Group*>(matrix.bytes) +
                        row / kPanelColumns * num_groups;
   const int64_t column = row % kPanelColumns;
   for (int64_t g = 0; g < num_groups; ++g) {
-    float values[kGroupElements];
+    float values[kElements];
     DecodeColumn(panel[g], column, values);
-    const int64_t at = g * kGroupElements;
-    const int64_t count = std::min(kGroupElements, matrix.k - at);
+    const int64_t at = g * kElements;
+    const int64_t count = std::min(kElements, matrix.k - at);
     std::memcpy(out + at, values, static_cast<size_t>(count) * sizeof(float));
   }
 }
@@ -245,6 +498,16 @@ absl::string_view Name(WeightFormat format) {
       return "Q4_0";
     case WeightFormat::kQ4_1:
       return "Q4_1";
+    case WeightFormat::kQ5_0:
+      return "Q5_0";
+    case WeightFormat::kQ5_1:
+      return "Q5_1";
+    case WeightFormat::kQ4_K:
+      return "Q4_K";
+    case WeightFormat::kQ5_K:
+      return "Q5_K";
+    case WeightFormat::kQ6_K:
+      return "Q6_K";
   }
   return "?";
 }
@@ -258,7 +521,13 @@ int64_t BlockElements(WeightFormat format) {
     case WeightFormat::kQ8_0:
     case WeightFormat::kQ4_0:
     case WeightFormat::kQ4_1:
+    case WeightFormat::kQ5_0:
+    case WeightFormat::kQ5_1:
       return 32;
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+    case WeightFormat::kQ6_K:
+      return 256;
   }
   return 1;
 }
@@ -277,6 +546,16 @@ int64_t StoredRowBytes(WeightFormat format, int64_t k) {
       return k / 32 * kQ4_0BlockBytes;
     case WeightFormat::kQ4_1:
       return k / 32 * kQ4_1BlockBytes;
+    case WeightFormat::kQ5_0:
+      return k / 32 * kQ5_0BlockBytes;
+    case WeightFormat::kQ5_1:
+      return k / 32 * kQ5_1BlockBytes;
+    case WeightFormat::kQ4_K:
+      return k / 256 * kQ4_KBlockBytes;
+    case WeightFormat::kQ5_K:
+      return k / 256 * kQ5_KBlockBytes;
+    case WeightFormat::kQ6_K:
+      return k / 256 * kQ6_KBlockBytes;
   }
   return 0;
 }
@@ -327,6 +606,16 @@ void DecodeRow(const PackedMatrix& matrix, int64_t row, float* out) {
       return DecodeRowAs<PackedQ4_0>(matrix, row, out);
     case WeightFormat::kQ4_1:
       return DecodeRowAs<PackedQ4_1>(matrix, row, out);
+    case WeightFormat::kQ5_0:
+      return DecodeRowAs<PackedQ5_0>(matrix, row, out);
+    case WeightFormat::kQ5_1:
+      return DecodeRowAs<PackedQ5_1>(matrix, row, out);
+    case WeightFormat::kQ4_K:
+      return DecodeRowAs<PackedQ4_K>(matrix, row, out);
+    case WeightFormat::kQ5_K:
+      return DecodeRowAs<PackedQ5_K>(matrix, row, out);
+    case WeightFormat::kQ6_K:
+      return DecodeRowAs<PackedQ6_K>(matrix, row, out);
   }
 }
 

@@ -11,7 +11,20 @@ namespace sluice::kernels {
 
 // How a weight matrix is stored in a model file. Block layouts: the GGUF
 // specification; kernels/quant has one file for each.
-enum class WeightFormat : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+enum class WeightFormat : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
+inline constexpr int kNumWeightFormats = 11;
 
 absl::string_view Name(WeightFormat format);  // "F32", "Q4_0", ...
 
@@ -24,8 +37,8 @@ int64_t StoredRowBytes(WeightFormat format, int64_t k);
 // A weight matrix W [n, k] in the one repacked layout that serves every
 // instruction set: panels of 16 rows n, 64-byte lines of 16 columns x 4 bytes
 // of k (8-bit codes), 16 x 2 (bf16), 16 x 1 (f32), nibble lines 2i low and
-// 2i + 1 high, each panel's scales beside its codes. n is padded to 16 and k
-// to 32 with zero codes. Exact layout: kernels/README.md.
+// 2i + 1 high, bit planes above them, each panel's scales beside its codes. n
+// is padded to 16 and k to 32 with zero codes. Exact layout: kernels/README.md.
 // Non-owning; `bytes` is 64-byte aligned and PackedBytes() long.
 struct PackedMatrix {
   WeightFormat format = WeightFormat::kF32;

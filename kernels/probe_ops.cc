@@ -1,5 +1,6 @@
 #include "kernels/probe_ops.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <vector>
@@ -13,9 +14,16 @@
 namespace sluice::kernels {
 namespace {
 
-constexpr WeightFormat kFormats[] = {WeightFormat::kF32,  WeightFormat::kF16,
-                                     WeightFormat::kBF16, WeightFormat::kQ8_0,
-                                     WeightFormat::kQ4_0, WeightFormat::kQ4_1};
+constexpr WeightFormat kFormats[] = {
+    WeightFormat::kF32,  WeightFormat::kF16,  WeightFormat::kBF16,
+    WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1,
+    WeightFormat::kQ5_0, WeightFormat::kQ5_1, WeightFormat::kQ4_K,
+    WeightFormat::kQ5_K, WeightFormat::kQ6_K};
+
+// The least k of a product that is at least `k`.
+int64_t WholeBlocks(WeightFormat format, int64_t k) {
+  return std::max(k, BlockElements(format));
+}
 
 // Kinds whose results stay finite; on the others only products are specified
 // to agree.
@@ -64,9 +72,10 @@ void RunEmbedding(const OpContext& context, const OpTable& table,
   VectorSource source(11);
   const std::vector<int32_t> ids = {18, 0, 7, 16, 15};
   for (WeightFormat format : kFormats) {
+    const int64_t k = WholeBlocks(format, 64);
     const Weights w =
-        MakeWeights(context, source, {.format = format, .rows = 19, .k = 64});
-    std::vector<float> y(ids.size() * 64);
+        MakeWeights(context, source, {.format = format, .rows = 19, .k = k});
+    std::vector<float> y(ids.size() * static_cast<size_t>(k));
     table.embedding(context, {.ids = ids, .table = w.matrix, .y = View(y, 5)});
     output.AddFloats(y);
   }
@@ -94,17 +103,19 @@ void RunPackActivations(const OpContext& context, const OpTable& table,
                         ProbeOutput& output) {
   VectorSource source(13);
   constexpr int64_t kManyRows = 19;
-  constexpr int64_t kK = 77;  // the last group is short
   for (int i = 0; i < kNumVectorKinds; ++i) {
-    const std::vector<float> x =
-        Vector(source, static_cast<VectorKind>(i), kManyRows * kK);
-    for (ActivationKind kind : {ActivationKind::kInt8Group32,
-                                ActivationKind::kBF16, ActivationKind::kF32}) {
-      AlignedBytes bytes(ActivationBytes(kind, kManyRows, kK));
+    for (ActivationKind kind :
+         {ActivationKind::kInt8Group32, ActivationKind::kBF16,
+          ActivationKind::kF32, ActivationKind::kInt8Group256}) {
+      // The last group is short where that may be.
+      const int64_t k = kind == ActivationKind::kInt8Group256 ? 512 : 77;
+      const std::vector<float> x =
+          Vector(source, static_cast<VectorKind>(i), kManyRows * k);
+      AlignedBytes bytes(ActivationBytes(kind, kManyRows, k));
       table.pack_activations(context, {.x = ConstView(x, kManyRows),
                                        .out = {.kind = kind,
                                                .rows = kManyRows,
-                                               .k = kK,
+                                               .k = k,
                                                .bytes = bytes.data()}});
       output.AddBytes({bytes.data(), static_cast<size_t>(bytes.size())});
     }
@@ -154,11 +165,14 @@ void RunMatmulProbe(const OpContext& context, const OpTable& table,
 void RunMatmul(const OpContext& context, const OpTable& table,
                ProbeOutput& output) {
   for (WeightFormat format : kFormats) {
-    RunMatmulProbe(context, table, {format, VectorKind::kUnit, 1, 101, 32},
+    RunMatmulProbe(context, table,
+                   {format, VectorKind::kUnit, 1, 101, WholeBlocks(format, 32)},
                    output);
     for (int i = 0; i < kNumVectorKinds; ++i) {
-      RunMatmulProbe(context, table,
-                     {format, static_cast<VectorKind>(i), 8, 53, 64}, output);
+      RunMatmulProbe(
+          context, table,
+          {format, static_cast<VectorKind>(i), 8, 53, WholeBlocks(format, 64)},
+          output);
     }
   }
 }

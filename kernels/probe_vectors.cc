@@ -89,6 +89,30 @@ void VectorSource::FillActivations(VectorKind kind, absl::Span<float> x) {
   }
 }
 
+namespace {
+
+// Where a stored block has its f16 scales.
+struct HalvesOfBlock {
+  int64_t at = 0;
+  int count = 1;
+};
+
+HalvesOfBlock HalvesOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kQ4_1:
+    case WeightFormat::kQ5_1:
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+      return {.count = 2};
+    case WeightFormat::kQ6_K:
+      return {.at = 208};
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
 uint16_t VectorSource::Half(VectorKind kind) {
   const uint32_t random = Bits();
   const uint16_t sign = static_cast<uint16_t>(random >> 16 & 0x8000);
@@ -137,17 +161,18 @@ void VectorSource::FillWeights(const Weights& weights, uint8_t* bytes) {
     }
     return;
   }
-  const int64_t block_bytes = StoredRowBytes(weights.format, 32);
-  const int num_halves = weights.format == WeightFormat::kQ4_1 ? 2 : 1;
-  for (int64_t b = 0; b < elements / 32; ++b) {
+  const int64_t block_elements = BlockElements(weights.format);
+  const int64_t block_bytes = StoredRowBytes(weights.format, block_elements);
+  const HalvesOfBlock halves = HalvesOf(weights.format);
+  for (int64_t b = 0; b < elements / block_elements; ++b) {
     uint8_t* block = bytes + b * block_bytes;
-    for (int h = 0; h < num_halves; ++h) {
-      const uint16_t half = Half(weights.kind);
-      std::memcpy(block + 2 * h, &half, 2);
+    uint16_t half[2] = {};
+    for (int h = 0; h < halves.count; ++h) half[h] = Half(weights.kind);
+    const int64_t end = halves.at + 2 * halves.count;
+    for (int64_t i = 0; i < block_bytes; ++i) {
+      if (i < halves.at || i >= end) block[i] = CodeByte(weights.kind);
     }
-    for (int64_t i = 2 * num_halves; i < block_bytes; ++i) {
-      block[i] = CodeByte(weights.kind);
-    }
+    std::memcpy(block + halves.at, half, static_cast<size_t>(2 * halves.count));
   }
 }
 

@@ -15,6 +15,10 @@ namespace sluice::kernels {
 //   kInt8Group32  s8 codes; then, each 64-byte aligned and in the order
 //                 [block][k / 32][height]: f32 scale d, f32 t = d * S, s32
 //                 -128 * S, where S is the sum of the group's codes
+//   kInt8Group256 s8 codes; then in the same way f32 d of the row's 256; two
+//   s16
+//                 sums, of the first and the last 16 codes of a group; two s16
+//                 sums of all 32, of an even group and the one after it
 //   kBF16         f32 holding the rounded values, the 16 even of k before the
 //                 16 odd: the two chains of order t32 (numerics section 5)
 //   kF32          f32
@@ -22,15 +26,22 @@ inline constexpr int64_t kBlockRows = 16;
 
 inline int64_t AlignTo64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
+inline bool HasCodes(ActivationKind kind) {
+  return kind == ActivationKind::kInt8Group32 ||
+         kind == ActivationKind::kInt8Group256;
+}
+
 // Where row block `block` starts. A row's group g lies at (g * height + row in
 // block) * 32 elements, and its scales at that without the 32.
 struct ActivationBlock {
   int64_t height = 0;
-  int8_t* codes = nullptr;      // kInt8Group32 only, as the next three
-  float* scale = nullptr;       // d
-  float* scaled_sum = nullptr;  // t
-  int32_t* minus_128_sum = nullptr;
-  float* values = nullptr;  // kBF16, kF32 only
+  int8_t* codes = nullptr;            // of both kInt8 kinds
+  float* scale = nullptr;             // d, likewise
+  float* scaled_sum = nullptr;        // t; kInt8Group32 only
+  int32_t* minus_128_sum = nullptr;   // likewise
+  int16_t (*half_sums)[2] = nullptr;  // kInt8Group256 only
+  int16_t (*pair_sums)[2] = nullptr;  // likewise, at even groups
+  float* values = nullptr;            // kBF16, kF32 only
 };
 
 inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
@@ -38,7 +49,7 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
   const int64_t first = block * kBlockRows * groups;
   ActivationBlock result = {
       .height = std::min(kBlockRows, a.rows - block * kBlockRows)};
-  if (a.kind != ActivationKind::kInt8Group32) {
+  if (!HasCodes(a.kind)) {
     result.values = reinterpret_cast<float*>(a.bytes) + first * kGroupElements;
     return result;
   }
@@ -46,6 +57,13 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
   uint8_t* scales = a.bytes + AlignTo64(a.rows * groups * kGroupElements);
   result.codes = reinterpret_cast<int8_t*>(a.bytes) + first * kGroupElements;
   result.scale = reinterpret_cast<float*>(scales) + first;
+  if (a.kind == ActivationKind::kInt8Group256) {
+    result.half_sums =
+        reinterpret_cast<int16_t(*)[2]>(scales + section) + first;
+    result.pair_sums =
+        reinterpret_cast<int16_t(*)[2]>(scales + 2 * section) + first;
+    return result;
+  }
   result.scaled_sum = reinterpret_cast<float*>(scales + section) + first;
   result.minus_128_sum =
       reinterpret_cast<int32_t*>(scales + 2 * section) + first;
@@ -53,7 +71,8 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
 }
 
 // One group of one row to pack: `count` values of x (the rest of the 32 is
-// zero) into element `at` = g * height + row in block.
+// zero) into element `at` = g * height + row in block. Of 256 values, the first
+// of eight such elements, each `height` after the last.
 struct PackGroup {
   const float* x = nullptr;
   int64_t count = 0;
@@ -61,9 +80,9 @@ struct PackGroup {
 };
 using PackGroupFn = void (*)(const PackGroup&, const ActivationBlock&);
 
-// One per ActivationKind, in its order. `full` groups have 32 values.
+// One per ActivationKind, in its order. `full` groups have 32 values, or 256.
 struct PackGroupFns {
-  PackGroupFn full[3];
+  PackGroupFn full[4];
 };
 
 // Packs all rows, split over the pool; `portable` takes the short groups.
@@ -71,7 +90,10 @@ void RunPackActivations(const OpContext& context,
                         const PackActivationsArgs& args,
                         const PackGroupFns& fns);
 
-// The defining scalar code of one group of 1 .. 32 values.
+// Fills pair_sums of the eight groups of a super-block from half_sums.
+void PairSums(const PackGroup& group, const ActivationBlock& block);
+
+// The defining scalar code of one group of 1 .. 32 values, or of 256.
 void PackGroupPortable(ActivationKind kind, const PackGroup& group,
                        const ActivationBlock& block);
 

@@ -108,6 +108,62 @@ inline void Sums(const Nibbles& group, int half, const int8_t* q,
   }
 }
 
+inline bool IsOffsetBy16(const PackedQ5_0*) { return true; }
+inline bool IsOffsetBy16(const PackedQ5_1*) { return false; }
+
+// Line k of a group with a plane of fifth bits, as unsigned codes.
+template <typename Group>
+inline __m256i FiveBits(const Group& group, int k, int half) {
+  const __m256i both = Load(group.codes[k / 2] + half * 32);
+  const __m256i low = _mm256_and_si256(
+      k % 2 == 0 ? both : _mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
+  const __m256i bits = Load(group.high + half * 32);
+  const __m256i fifth =
+      k < 4 ? _mm256_slli_epi16(bits, 4 - k) : _mm256_srli_epi16(bits, k - 4);
+  return _mm256_or_si256(low, _mm256_and_si256(fifth, _mm256_set1_epi8(16)));
+}
+
+// Four sums of at most 2 * 31 * 127 fit int16.
+template <typename Group, int kRows, int kHalves>
+requires requires(Group group) { group.high; }
+inline void Sums(const Group& group, int half, const int8_t* q,
+                 const int32_t* minus_128_sum, __m256i (&x)[kRows][kHalves]) {
+  const __m256i one = _mm256_set1_epi16(1);
+#pragma GCC unroll 4
+  for (int m = 0; m < kRows; ++m) {
+    const __m256i start =
+        IsOffsetBy16(&group)
+            ? _mm256_srai_epi32(_mm256_set1_epi32(minus_128_sum[m]), 3)
+            : _mm256_setzero_si256();
+#pragma GCC unroll 2
+    for (int h = 0; h < kHalves; ++h) x[m][h] = start;
+  }
+#pragma GCC unroll 2
+  for (int first = 0; first < 8; first += 4) {
+    __m256i y[kRows][kHalves];
+#pragma GCC unroll 4
+    for (int k = first; k < first + 4; ++k) {
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i w = FiveBits(group, k, half + h);
+#pragma GCC unroll 4
+        for (int m = 0; m < kRows; ++m) {
+          const __m256i product = _mm256_maddubs_epi16(
+              w, Broadcast(q + m * kGroupElements + 4 * k));
+          y[m][h] = k == first ? product : _mm256_add_epi16(y[m][h], product);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int h = 0; h < kHalves; ++h) {
+        x[m][h] = _mm256_add_epi32(x[m][h], _mm256_madd_epi16(y[m][h], one));
+      }
+    }
+  }
+}
+
 template <int kRows, int kHalves>
 inline void Zero(__m256 (&f)[kRows][kHalves]) {
 #pragma GCC unroll 4
@@ -269,14 +325,20 @@ constexpr TileSet F32Tiles() {
                    {F32Tile<Group, 4>}}};
 }
 
-constexpr MatmulTiles kTiles = {
-    {F32Tiles<PackedF32>(),
-     F32Tiles<PackedF16>(),
-     {.max_rows = 4,
-      .tile = {{Bf16Tile<1>}, {Bf16Tile<2>}, {Bf16Tile<3>}, {Bf16Tile<4>}}},
-     Int8Tiles<PackedQ8_0>(),
-     Int8Tiles<PackedQ4_0>(),
-     Int8Tiles<PackedQ4_1>()}};
+constexpr TileSet kF32 = F32Tiles<PackedF32>();
+constexpr TileSet kF16 = F32Tiles<PackedF16>();
+constexpr TileSet kBf16 = {
+    .max_rows = 4,
+    .tile = {{Bf16Tile<1>}, {Bf16Tile<2>}, {Bf16Tile<3>}, {Bf16Tile<4>}}};
+constexpr TileSet kQ8_0 = Int8Tiles<PackedQ8_0>();
+constexpr TileSet kQ4_0 = Int8Tiles<PackedQ4_0>();
+constexpr TileSet kQ4_1 = Int8Tiles<PackedQ4_1>();
+constexpr TileSet kQ5_0 = Int8Tiles<PackedQ5_0>();
+constexpr TileSet kQ5_1 = Int8Tiles<PackedQ5_1>();
+
+constexpr MatmulTiles kTiles = {{&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1,
+                                 &kQ5_0, &kQ5_1, &kKTilesAvx2[0],
+                                 &kKTilesAvx2[1], &kKTilesAvx2[2]}};
 
 }  // namespace
 

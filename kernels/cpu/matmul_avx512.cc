@@ -35,8 +35,17 @@ inline __m512i Line(const PackedQ8_0& group, int k) {
 template <typename Nibbles>
 inline __m512i Line(const Nibbles& group, int k) {
   const __m512i both = _mm512_loadu_si512(group.codes[k / 2]);
-  return _mm512_and_si512(k % 2 == 0 ? both : _mm512_srli_epi16(both, 4),
-                          _mm512_set1_epi8(15));
+  const __m512i low = _mm512_and_si512(
+      k % 2 == 0 ? both : _mm512_srli_epi16(both, 4), _mm512_set1_epi8(15));
+  if constexpr (requires { group.high; }) {
+    const __m512i bits = _mm512_loadu_si512(group.high);
+    const __m512i fifth =
+        k < 4 ? _mm512_slli_epi16(bits, static_cast<unsigned>(4 - k))
+              : _mm512_srli_epi16(bits, static_cast<unsigned>(k - 4));
+    return _mm512_or_si512(low, _mm512_and_si512(fifth, _mm512_set1_epi8(16)));
+  } else {
+    return low;
+  }
 }
 
 // - offset * sum of the row's codes, the value the products are added to.
@@ -46,7 +55,12 @@ inline __m512i Start(const PackedQ8_0*, const int32_t* minus_128_sum) {
 inline __m512i Start(const PackedQ4_0*, const int32_t* minus_128_sum) {
   return _mm512_srai_epi32(_mm512_set1_epi32(*minus_128_sum), 4);
 }
-inline __m512i Start(const PackedQ4_1*, const int32_t*) {
+inline __m512i Start(const PackedQ5_0*, const int32_t* minus_128_sum) {
+  return _mm512_srai_epi32(_mm512_set1_epi32(*minus_128_sum), 3);
+}
+// With a minimum there is no offset.
+template <typename Group>
+inline __m512i Start(const Group*, const int32_t*) {
   return _mm512_setzero_si512();
 }
 
@@ -266,10 +280,18 @@ constexpr TileSet F32Tiles() {
           {F32Tile<Group, 6, 1>, F32Tile<Group, 6, 2>}}};
 }
 
-constexpr MatmulTiles kTiles = {{F32Tiles<PackedF32>(), F32Tiles<PackedF16>(),
-                                 Bf16Tiles(), Int8Tiles<PackedQ8_0>(),
-                                 Int8Tiles<PackedQ4_0>(),
-                                 Int8Tiles<PackedQ4_1>()}};
+constexpr TileSet kF32 = F32Tiles<PackedF32>();
+constexpr TileSet kF16 = F32Tiles<PackedF16>();
+constexpr TileSet kBf16 = Bf16Tiles();
+constexpr TileSet kQ8_0 = Int8Tiles<PackedQ8_0>();
+constexpr TileSet kQ4_0 = Int8Tiles<PackedQ4_0>();
+constexpr TileSet kQ4_1 = Int8Tiles<PackedQ4_1>();
+constexpr TileSet kQ5_0 = Int8Tiles<PackedQ5_0>();
+constexpr TileSet kQ5_1 = Int8Tiles<PackedQ5_1>();
+
+constexpr MatmulTiles kTiles = {{&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1,
+                                 &kQ5_0, &kQ5_1, &kKTilesAvx512[0],
+                                 &kKTilesAvx512[1], &kKTilesAvx512[2]}};
 
 }  // namespace
 

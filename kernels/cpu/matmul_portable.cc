@@ -20,6 +20,18 @@ int CodeAt(const PackedQ4_0& group, int c, int k) {
 int CodeAt(const PackedQ4_1& group, int c, int k) {
   return group.codes[k / 8][4 * c + k % 4] >> (k / 4 % 2 * 4) & 15;
 }
+// With the fifth bit above the nibble.
+template <typename Group>
+int FiveBitsAt(const Group& group, int c, int k) {
+  const int nibble = group.codes[k / 8][4 * c + k % 4] >> (k / 4 % 2 * 4) & 15;
+  return nibble | (group.high[4 * c + k % 4] >> (k / 4) & 1) << 4;
+}
+int CodeAt(const PackedQ5_0& group, int c, int k) {
+  return FiveBitsAt(group, c, k) - 16;
+}
+int CodeAt(const PackedQ5_1& group, int c, int k) {
+  return FiveBitsAt(group, c, k);
+}
 
 // Numerics section 3.
 template <typename Group>
@@ -91,10 +103,18 @@ void F32Tile(const TileArgs& args) {
 
 constexpr TileSet OneTile(TileFn fn) { return {.max_rows = 1, .tile = {{fn}}}; }
 
-constexpr MatmulTiles kTiles = {
-    {OneTile(F32Tile<PackedF32>), OneTile(F32Tile<PackedF16>),
-     OneTile(Bf16Tile), OneTile(Int8Tile<PackedQ8_0>),
-     OneTile(Int8Tile<PackedQ4_0>), OneTile(Int8Tile<PackedQ4_1>)}};
+constexpr TileSet kF32 = OneTile(F32Tile<PackedF32>);
+constexpr TileSet kF16 = OneTile(F32Tile<PackedF16>);
+constexpr TileSet kBf16 = OneTile(Bf16Tile);
+constexpr TileSet kQ8_0 = OneTile(Int8Tile<PackedQ8_0>);
+constexpr TileSet kQ4_0 = OneTile(Int8Tile<PackedQ4_0>);
+constexpr TileSet kQ4_1 = OneTile(Int8Tile<PackedQ4_1>);
+constexpr TileSet kQ5_0 = OneTile(Int8Tile<PackedQ5_0>);
+constexpr TileSet kQ5_1 = OneTile(Int8Tile<PackedQ5_1>);
+
+constexpr MatmulTiles kTiles = {{&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1,
+                                 &kQ5_0, &kQ5_1, &kKTilesPortable[0],
+                                 &kKTilesPortable[1], &kKTilesPortable[2]}};
 
 }  // namespace
 

@@ -71,6 +71,11 @@ ActivationBlock From(ActivationBlock block, int64_t row) {
   }
   block.codes += row * kGroupElements;
   block.scale += row;
+  if (block.half_sums != nullptr) {
+    block.half_sums += row;
+    block.pair_sums += row;
+    return block;
+  }
   block.scaled_sum += row;
   block.minus_128_sum += row;
   return block;
@@ -138,7 +143,7 @@ void RunMatmul(const OpContext& context, const MatmulArgs& args,
   const int64_t blocks = (args.a.rows + kBlockRows - 1) / kBlockRows;
   const Walk walk = {
       .args = args,
-      .set = tiles.sets[static_cast<int>(args.w.format)],
+      .set = *tiles.sets[static_cast<int>(args.w.format)],
       .panel_bytes = NumGroups(args.w.k) * PackedGroupBytes(args.w.format)};
   const int64_t block_bytes =
       ActivationBytes(args.a.kind, kBlockRows, args.a.k);

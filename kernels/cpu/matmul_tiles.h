@@ -33,8 +33,13 @@ struct TileSet {
 
 // One per WeightFormat, in its order.
 struct MatmulTiles {
-  TileSet sets[6];
+  const TileSet* sets[kNumWeightFormats];
 };
+
+// Of Q4_K, Q5_K and Q6_K, which have files of their own.
+extern const TileSet kKTilesPortable[3];
+extern const TileSet kKTilesAvx2[3];
+extern const TileSet kKTilesAvx512[3];
 
 void RunMatmul(const OpContext& context, const MatmulArgs& args,
                const MatmulTiles& tiles);

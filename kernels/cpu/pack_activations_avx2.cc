@@ -108,7 +108,56 @@ void PackF32(const PackGroup& group, const ActivationBlock& block) {
   }
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32}};
+// Sum of 16 signed bytes.
+inline int16_t SumOfBytes(__m128i codes) {
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(-128)),
+                                    _mm_setzero_si128());
+  return static_cast<int16_t>(_mm_cvtsi128_si32(sums) +
+                              _mm_extract_epi16(sums, 4) - 16 * 128);
+}
+
+// As PackInt8(), with one scale for 256 values.
+void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  __m256i largest = _mm256_setzero_si256();
+  for (int i = 0; i < kSuperElements; i += 8) {
+    const __m256i bits =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group.x + i));
+    largest = _mm256_max_epi32(largest, _mm256_and_si256(bits, magnitude));
+  }
+  const int32_t bits = MaxOfLanes(largest);
+  float amax;
+  __builtin_memcpy(&amax, &bits, sizeof(amax));
+  const bool usable = amax >= 0x1p-100f;
+  const float d = usable ? amax / 127.0f : 0.0f;
+  const __m256 inverse = _mm256_set1_ps(usable ? 127.0f / amax : 0.0f);
+  const __m256i all = _mm256_set1_epi32(usable ? -1 : 0);
+  for (int i = 0; i < kSuperElements; i += 16) {
+    const int64_t at = group.at + i / kGroupElements * block.height;
+    __m256i q[2];
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      q[h] = _mm256_cvtps_epi32(
+          _mm256_mul_ps(_mm256_loadu_ps(group.x + i + 8 * h), inverse));
+      const __m256i valid = _mm256_and_si256(
+          all, _mm256_cmpgt_epi32(q[h], _mm256_set1_epi32(-128)));
+      q[h] = _mm256_and_si256(q[h], valid);
+    }
+    // The pack interleaves 128-bit halves; the permutation undoes it.
+    const __m256i words =
+        _mm256_permute4x64_epi64(_mm256_packs_epi32(q[0], q[1]), 0xd8);
+    const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(words),
+                                          _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(block.codes + at * kGroupElements + i % 32),
+        codes);
+    block.half_sums[at][i / 16 % 2] = SumOfBytes(codes);
+    block.scale[at] = d;
+  }
+  PairSums(group, block);
+}
+
+constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
 
 }  // namespace
 

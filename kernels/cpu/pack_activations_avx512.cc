@@ -72,7 +72,47 @@ void PackF32(const PackGroup& group, const ActivationBlock& block) {
   _mm512_storeu_ps(values + 16, _mm512_loadu_ps(group.x + 16));
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32}};
+// Sum of 16 signed bytes.
+inline int16_t SumOfBytes(__m128i codes) {
+  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(-128)),
+                                    _mm_setzero_si128());
+  return static_cast<int16_t>(_mm_cvtsi128_si32(sums) +
+                              _mm_extract_epi16(sums, 4) - 16 * 128);
+}
+
+// As PackInt8(), with one scale for 256 values.
+void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i most = _mm512_setzero_si512();
+  for (int i = 0; i < kSuperElements; i += 16) {
+    most = _mm512_max_epi32(
+        most, _mm512_and_si512(_mm512_loadu_si512(group.x + i), magnitude));
+  }
+  const int32_t largest = _mm512_reduce_max_epi32(most);
+  float amax;
+  __builtin_memcpy(&amax, &largest, sizeof(amax));
+  const bool usable = amax >= 0x1p-100f;
+  const float d = usable ? amax / 127.0f : 0.0f;
+  const __m512 inverse = _mm512_set1_ps(usable ? 127.0f / amax : 0.0f);
+  const __mmask16 all = usable ? 0xffff : 0;
+  for (int i = 0; i < kSuperElements; i += 16) {
+    const int64_t at = group.at + i / kGroupElements * block.height;
+    const __m512i q = _mm512_cvtps_epi32(
+        _mm512_mul_ps(_mm512_loadu_ps(group.x + i), inverse));
+    const __mmask16 valid =
+        _mm512_mask_cmpge_epi32_mask(all, q, _mm512_set1_epi32(-127));
+    const __m128i codes =
+        _mm512_cvtepi32_epi8(_mm512_maskz_mov_epi32(valid, q));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(block.codes + at * kGroupElements + i % 32),
+        codes);
+    block.half_sums[at][i / 16 % 2] = SumOfBytes(codes);
+    block.scale[at] = d;
+  }
+  PairSums(group, block);
+}
+
+constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
 
 }  // namespace
 

@@ -63,9 +63,47 @@ void PackF32(const PackGroup& group, const ActivationBlock& block) {
   }
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32}};
+// As PackInt8(), with one scale for eight groups.
+void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < kSuperElements; ++i) {
+    largest = std::max(largest, Magnitude(group.x[i]));
+  }
+  float amax;
+  std::memcpy(&amax, &largest, sizeof(amax));
+  const bool usable = amax >= 0x1p-100f;
+  const float d = usable ? amax / 127.0f : 0.0f;
+  const float inverse = usable ? 127.0f / amax : 0.0f;
+  for (int64_t j = 0; j < kSubBlocks; ++j) {
+    const int64_t at = group.at + j * block.height;
+    int8_t* codes = block.codes + at * kGroupElements;
+    int32_t sums[2] = {};
+    for (int64_t i = 0; i < kGroupElements; ++i) {
+      const float x = group.x[j * kGroupElements + i];
+      const int32_t code = usable ? Code(x, inverse) : 0;
+      codes[i] = static_cast<int8_t>(code);
+      sums[i / 16] += code;
+    }
+    block.scale[at] = d;
+    block.half_sums[at][0] = static_cast<int16_t>(sums[0]);
+    block.half_sums[at][1] = static_cast<int16_t>(sums[1]);
+  }
+  PairSums(group, block);
+}
+
+constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
 
 }  // namespace
+
+void PairSums(const PackGroup& group, const ActivationBlock& block) {
+  for (int64_t j = 0; j < kSubBlocks; ++j) {
+    const int64_t at = group.at + j * block.height;
+    const int64_t even = group.at + j / 2 * 2 * block.height;
+    const int16_t* halves = block.half_sums[at];
+    block.pair_sums[even][j % 2] = static_cast<int16_t>(halves[0] + halves[1]);
+    if (j % 2 == 1) block.pair_sums[at][0] = block.pair_sums[at][1] = 0;
+  }
+}
 
 void PackGroupPortable(ActivationKind kind, const PackGroup& group,
                        const ActivationBlock& block) {

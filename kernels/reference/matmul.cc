@@ -13,6 +13,7 @@ double ActivationAt(const Activations& a, int64_t row, int64_t k) {
   const int64_t i = k % kGroupElements;
   switch (a.kind) {
     case ActivationKind::kInt8Group32:
+    case ActivationKind::kInt8Group256:
       return double{block.scale[at]} * block.codes[at * kGroupElements + i];
     case ActivationKind::kBF16:
       return block.values[at * kGroupElements + i % 2 * 16 + i / 2];

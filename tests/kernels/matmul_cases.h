@@ -17,9 +17,13 @@
 
 namespace sluice::kernels {
 
+inline constexpr WeightFormat kKFormats[] = {
+    WeightFormat::kQ4_K, WeightFormat::kQ5_K, WeightFormat::kQ6_K};
 inline constexpr WeightFormat kAllFormats[] = {
     WeightFormat::kF32,  WeightFormat::kF16,  WeightFormat::kBF16,
-    WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1};
+    WeightFormat::kQ8_0, WeightFormat::kQ4_0, WeightFormat::kQ4_1,
+    WeightFormat::kQ5_0, WeightFormat::kQ5_1, WeightFormat::kQ4_K,
+    WeightFormat::kQ5_K, WeightFormat::kQ6_K};
 
 struct Level {
   Isa isa;

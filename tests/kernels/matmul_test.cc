@@ -68,10 +68,20 @@ std::string CaseName(
                       std::get<1>(info.param));
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, MatmulBitsTest,
-                         testing::Combine(testing::ValuesIn(kAllFormats),
-                                          testing::Values<int64_t>(32, 64, 96,
-                                                                   1056)),
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, MatmulBitsTest,
+    testing::Combine(testing::Values(WeightFormat::kF32, WeightFormat::kF16,
+                                     WeightFormat::kBF16, WeightFormat::kQ8_0,
+                                     WeightFormat::kQ4_0, WeightFormat::kQ4_1,
+                                     WeightFormat::kQ5_0, WeightFormat::kQ5_1),
+                     testing::Values<int64_t>(32, 64, 96, 1056)),
+    CaseName);
+
+// These take whole super-blocks.
+INSTANTIATE_TEST_SUITE_P(SuperBlocks, MatmulBitsTest,
+                         testing::Combine(testing::ValuesIn(kKFormats),
+                                          testing::Values<int64_t>(256, 768,
+                                                                   1280)),
                          CaseName);
 
 // Float formats take any k.
@@ -100,17 +110,17 @@ TEST_P(MatmulValueTest, MatchesFloat64OnRoundedOperands) {
   const WeightFormat format = GetParam();
   constexpr int64_t kRows = 3;
   constexpr int64_t kN = 33;
-  constexpr int64_t kK = 1056;
+  const int64_t k = BlockElements(format) == 256 ? 1280 : 1056;
   VectorSource source(17);
   const Packed w =
-      MakeWeights({&pool_}, {.format = format, .rows = kN, .k = kK}, source);
-  std::vector<float> x(kRows * kK);
+      MakeWeights({&pool_}, {.format = format, .rows = kN, .k = k}, source);
+  std::vector<float> x(kRows * k);
   source.FillActivations(VectorKind::kUnit, absl::MakeSpan(x));
   const ActivationKind kind = ActivationKindFor(format);
-  AlignedBytes bytes(ActivationBytes(kind, kRows, kK));
+  AlignedBytes bytes(ActivationBytes(kind, kRows, k));
   const Activations a = {
-      .kind = kind, .rows = kRows, .k = kK, .bytes = bytes.data()};
-  PackActivationsPortable({&pool_}, {.x = {x.data(), kRows, kK, kK}, .out = a});
+      .kind = kind, .rows = kRows, .k = k, .bytes = bytes.data()};
+  PackActivationsPortable({&pool_}, {.x = {x.data(), kRows, k, k}, .out = a});
   std::vector<double> want(kRows * kN);
   std::vector<double> absolute(kRows * kN);
   MatmulF64(
@@ -129,23 +139,23 @@ TEST_P(MatmulValueTest, BiasAndAccumulate) {
   constexpr int64_t kRows = 5;
   constexpr int64_t kN = 21;
   constexpr int64_t kStride = 24;
-  constexpr int64_t kK = 64;
+  const int64_t k = BlockElements(format) == 256 ? 256 : 64;
   VectorSource source(5);
   const Packed w =
-      MakeWeights({&pool_}, {.format = format, .rows = kN, .k = kK}, source);
-  std::vector<float> x(kRows * kK);
+      MakeWeights({&pool_}, {.format = format, .rows = kN, .k = k}, source);
+  std::vector<float> x(kRows * k);
   source.FillActivations(VectorKind::kUnit, absl::MakeSpan(x));
   std::vector<float> bias(kN);
   source.FillActivations(VectorKind::kUnit, absl::MakeSpan(bias));
   const std::vector<float> product =
       Multiply({&pool_}, kAllLevels[0], x.data(), kRows, w.matrix);
   const ActivationKind kind = ActivationKindFor(format);
-  AlignedBytes bytes(ActivationBytes(kind, kRows, kK));
+  AlignedBytes bytes(ActivationBytes(kind, kRows, k));
   const Activations a = {
-      .kind = kind, .rows = kRows, .k = kK, .bytes = bytes.data()};
+      .kind = kind, .rows = kRows, .k = k, .bytes = bytes.data()};
   for (const Level& level : kAllLevels) {
     if (level.isa > DetectIsa()) continue;
-    level.pack({&pool_}, {.x = {x.data(), kRows, kK, kK}, .out = a});
+    level.pack({&pool_}, {.x = {x.data(), kRows, k, k}, .out = a});
     for (int variant = 0; variant < 4; ++variant) {
       const bool with_bias = (variant & 1) != 0;
       const bool accumulate = (variant & 2) != 0;
@@ -174,7 +184,7 @@ TEST_P(MatmulValueTest, BiasAndAccumulate) {
 TEST_P(MatmulValueTest, NoRowsIsNoWork) {
   VectorSource source(1);
   const Packed w = MakeWeights(
-      {&pool_}, {.format = GetParam(), .rows = 16, .k = 32}, source);
+      {&pool_}, {.format = GetParam(), .rows = 16, .k = 256}, source);
   for (const Level& level : kAllLevels) {
     if (level.isa > DetectIsa()) continue;
     EXPECT_TRUE(Multiply({&pool_}, level, nullptr, 0, w.matrix).empty());

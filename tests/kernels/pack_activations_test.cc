@@ -10,7 +10,16 @@ namespace sluice::kernels {
 namespace {
 
 constexpr ActivationKind kKinds[] = {
-    ActivationKind::kInt8Group32, ActivationKind::kBF16, ActivationKind::kF32};
+    ActivationKind::kInt8Group32, ActivationKind::kBF16, ActivationKind::kF32,
+    ActivationKind::kInt8Group256};
+
+// Of k that share a scale, and must come together.
+int64_t GroupOf(ActivationKind kind) {
+  return kind == ActivationKind::kInt8Group256 ? 256 : 32;
+}
+bool Takes(ActivationKind kind, int64_t k) {
+  return kind != ActivationKind::kInt8Group256 || k % 256 == 0;
+}
 
 AlignedBytes Pack(const Level& level, ThreadPool& pool, ActivationKind kind,
                   const MatrixView<const float>& x) {
@@ -26,7 +35,7 @@ AlignedBytes Pack(const Level& level, ThreadPool& pool, ActivationKind kind,
 
 TEST(PackActivations, AllLevelsWriteTheSameBytes) {
   ThreadPool pool(3);
-  for (int64_t k : {32, 45, 1056}) {
+  for (int64_t k : {32, 45, 1056, 256, 768}) {
     for (int64_t rows : {1, 2, 15, 16, 17, 40}) {
       for (int i = 0; i < kNumVectorKinds; ++i) {
         VectorSource source(static_cast<uint64_t>(i));
@@ -40,6 +49,7 @@ TEST(PackActivations, AllLevelsWriteTheSameBytes) {
         }
         const MatrixView<const float> view = {x.data(), rows, k, stride};
         for (ActivationKind kind : kKinds) {
+          if (!Takes(kind, k)) continue;
           const AlignedBytes want = Pack(kAllLevels[0], pool, kind, view);
           for (const Level& level : kAllLevels) {
             if (level.isa > DetectIsa()) continue;
@@ -101,25 +111,62 @@ TEST(PackActivations, GroupsOf32) {
   }
 }
 
+// One scale for all, each group's own sums.
+TEST(PackActivations, GroupsOf256) {
+  ThreadPool pool(1);
+  for (const GroupCase& c : kGroupCases) {
+    std::vector<float> x(2 * 256, c.largest / 2);
+    x[40] = c.largest;  // in the first half of group 1
+    x[256] = c.largest;
+    for (const Level& level : kAllLevels) {
+      if (level.isa > DetectIsa()) continue;
+      const AlignedBytes bytes = Pack(
+          level, pool, ActivationKind::kInt8Group256, {x.data(), 2, 256, 256});
+      const ActivationBlock block =
+          BlockAt({.kind = ActivationKind::kInt8Group256,
+                   .rows = 2,
+                   .k = 256,
+                   .bytes = bytes.data()},
+                  0);
+      const int32_t half = 16 * c.other_code;
+      const int32_t first = c.first_code + 15 * c.other_code;
+      for (int g = 0; g < 8; ++g) {
+        const int64_t at = 2 * g;  // row 0 of two
+        EXPECT_EQ(block.scale[at], c.scale) << c.name;
+        EXPECT_EQ(block.half_sums[at][0], g == 1 ? first : half) << c.name;
+        EXPECT_EQ(block.half_sums[at][1], half) << c.name;
+        EXPECT_EQ(block.pair_sums[at][0], g % 2 == 0 ? 2 * half : 0) << c.name;
+        const int32_t second = g == 0 ? first + half : 2 * half;
+        EXPECT_EQ(block.pair_sums[at][1], g % 2 == 0 ? second : 0) << c.name;
+      }
+      EXPECT_EQ(block.codes[2 * 32 + 8], c.first_code) << c.name;
+      EXPECT_EQ(block.codes[32], c.first_code) << c.name;  // row 1
+      EXPECT_EQ(block.half_sums[1][0], first) << c.name;
+    }
+  }
+}
+
 TEST(PackActivations, IsWithinHalfAStepAndExactWherePromised) {
   ThreadPool pool(2);
   constexpr int64_t kRows = 18;
-  constexpr int64_t kK = 77;
-  VectorSource source(3);
-  std::vector<float> x(kRows * kK);
-  source.FillActivations(VectorKind::kUnit, absl::MakeSpan(x));
   for (ActivationKind kind : kKinds) {
+    const int64_t width = Takes(kind, 77) ? 77 : 512;
+    const int64_t group = GroupOf(kind);
+    VectorSource source(3);
+    std::vector<float> x(static_cast<size_t>(kRows * width));
+    source.FillActivations(VectorKind::kUnit, absl::MakeSpan(x));
     const AlignedBytes bytes =
-        Pack(kAllLevels[0], pool, kind, {x.data(), kRows, kK, kK});
+        Pack(kAllLevels[0], pool, kind, {x.data(), kRows, width, width});
     const Activations a = {
-        .kind = kind, .rows = kRows, .k = kK, .bytes = bytes.data()};
+        .kind = kind, .rows = kRows, .k = width, .bytes = bytes.data()};
     for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t k = 0; k < kK; ++k) {
+      for (int64_t k = 0; k < width; ++k) {
         float amax = 0;
-        for (int64_t i = k / 32 * 32; i < std::min(kK, k / 32 * 32 + 32); ++i) {
-          amax = std::max(amax, std::fabs(x[r * kK + i]));
+        const int64_t begin = k / group * group;
+        for (int64_t i = begin; i < std::min(width, begin + group); ++i) {
+          amax = std::max(amax, std::fabs(x[r * width + i]));
         }
-        const double want = x[r * kK + k];
+        const double want = x[r * width + k];
         const double bound = kind == ActivationKind::kF32 ? 0
                              : kind == ActivationKind::kBF16
                                  ? std::fabs(want) * 0x1p-8

@@ -1,6 +1,8 @@
 #include "kernels/packed_matrix.h"
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,11 @@
 #include "kernels/quant/f16.h"
 #include "kernels/quant/q4_0.h"
 #include "kernels/quant/q4_1.h"
+#include "kernels/quant/q4_k.h"
+#include "kernels/quant/q5_0.h"
+#include "kernels/quant/q5_1.h"
+#include "kernels/quant/q5_k.h"
+#include "kernels/quant/q6_k.h"
 #include "kernels/quant/q8_0.h"
 #include "tests/kernels/matmul_cases.h"
 
@@ -42,6 +49,21 @@ std::vector<float> DecodeStoredRow(WeightFormat format, const uint8_t* row,
         break;
       case WeightFormat::kQ4_1:
         DecodeQ4_1(row + i / 32 * kQ4_1BlockBytes, &out[i]);
+        break;
+      case WeightFormat::kQ5_0:
+        DecodeQ5_0(row + i / 32 * kQ5_0BlockBytes, &out[i]);
+        break;
+      case WeightFormat::kQ5_1:
+        DecodeQ5_1(row + i / 32 * kQ5_1BlockBytes, &out[i]);
+        break;
+      case WeightFormat::kQ4_K:
+        DecodeQ4_K(row + i / 256 * kQ4_KBlockBytes, &out[i]);
+        break;
+      case WeightFormat::kQ5_K:
+        DecodeQ5_K(row + i / 256 * kQ5_KBlockBytes, &out[i]);
+        break;
+      case WeightFormat::kQ6_K:
+        DecodeQ6_K(row + i / 256 * kQ6_KBlockBytes, &out[i]);
         break;
     }
   }
@@ -95,20 +117,45 @@ TEST_P(PackedMatrixTest, RowsDecodeAsStored) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, PackedMatrixTest,
-                         testing::Values(Case{WeightFormat::kF32, 64},
-                                         Case{WeightFormat::kF32, 45},
-                                         Case{WeightFormat::kF16, 64},
-                                         Case{WeightFormat::kF16, 1},
-                                         Case{WeightFormat::kBF16, 96},
-                                         Case{WeightFormat::kBF16, 33},
-                                         Case{WeightFormat::kQ8_0, 96},
-                                         Case{WeightFormat::kQ4_0, 96},
-                                         Case{WeightFormat::kQ4_1, 96}),
-                         [](const auto& info) {
-                           return std::string(Name(info.param.format)) + "K" +
-                                  std::to_string(info.param.k);
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Formats, PackedMatrixTest,
+    testing::Values(
+        Case{WeightFormat::kF32, 64}, Case{WeightFormat::kF32, 45},
+        Case{WeightFormat::kF16, 64}, Case{WeightFormat::kF16, 1},
+        Case{WeightFormat::kBF16, 96}, Case{WeightFormat::kBF16, 33},
+        Case{WeightFormat::kQ8_0, 96}, Case{WeightFormat::kQ4_0, 96},
+        Case{WeightFormat::kQ4_1, 96}, Case{WeightFormat::kQ5_0, 96},
+        Case{WeightFormat::kQ5_1, 96}, Case{WeightFormat::kQ4_K, 512},
+        Case{WeightFormat::kQ5_K, 512}, Case{WeightFormat::kQ6_K, 512}),
+    [](const auto& info) {
+      return std::string(Name(info.param.format)) + "K" +
+             std::to_string(info.param.k);
+    });
+
+// Blocks of random codes and what the gguf package makes of them.
+TEST(QuantBlocks, DecodeAsTheGgufPackage) {
+  struct {
+    const char* name;
+    WeightFormat format;
+  } const kFiles[] = {{"q5_0", WeightFormat::kQ5_0},
+                      {"q5_1", WeightFormat::kQ5_1},
+                      {"q4_k", WeightFormat::kQ4_K},
+                      {"q5_k", WeightFormat::kQ5_K},
+                      {"q6_k", WeightFormat::kQ6_K}};
+  for (const auto& [name, format] : kFiles) {
+    std::ifstream file(std::string("tests/golden/quant/") + name + ".bin",
+                       std::ios::binary);
+    const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+    const int64_t k = 8 * BlockElements(format);
+    const int64_t stored = StoredRowBytes(format, k);
+    ASSERT_EQ(static_cast<int64_t>(bytes.size()), stored + 4 * k) << name;
+    std::vector<float> want(static_cast<size_t>(k));
+    std::memcpy(want.data(), bytes.data() + stored, static_cast<size_t>(4 * k));
+    const std::vector<float> got = DecodeStoredRow(
+        format, reinterpret_cast<const uint8_t*>(bytes.data()), k);
+    EXPECT_EQ(CountDifferent(got.data(), want.data(), k), 0) << name;
+  }
+}
 
 // Worked examples of the GGUF specification.
 TEST(QuantBlocks, WorkedExamples) {

@@ -231,7 +231,7 @@ TEST_P(WeightFormats, CloseToTheWidenedWeights) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, WeightFormats,
-                         testing::Values(0u, 1u, 2u, 3u, 8u, 30u));
+                         testing::Values(0u, 1u, 2u, 3u, 6u, 7u, 8u, 30u));
 
 TEST(GgufErrors, NameTheTensorWantedAndFound) {
   using absl::StatusCode;

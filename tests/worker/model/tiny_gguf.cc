@@ -80,6 +80,43 @@ std::string Q4Block(const float* x, bool with_minimum) {
   return BytesOf(d) + Nibbles(x, FromHalf(d), -8 * FromHalf(d));
 }
 
+// Codes of 5 bits by value = d * code + m: fifth bits, then nibbles.
+std::string FiveBits(const float* x, float d, float m) {
+  uint32_t fifth = 0;
+  uint8_t nibbles[16] = {};
+  for (int j = 0; j < 32; ++j) {
+    const float q = d == 0 ? 0 : std::nearbyint((x[j] - m) / d);
+    const int code = static_cast<int>(std::clamp(q, 0.0f, 31.0f));
+    fifth |= static_cast<uint32_t>(code >> 4) << j;
+    nibbles[j % 16] |= static_cast<uint8_t>((code & 15) << (j / 16 * 4));
+  }
+  return BytesOf(fifth) + std::string(nibbles, nibbles + 16);
+}
+
+std::string Q5Block(const float* x, bool with_minimum) {
+  const auto [low, high] = std::minmax_element(x, x + 32);
+  if (with_minimum) {
+    const uint16_t d = Half((*high - *low) / 31);
+    const uint16_t m = Half(*low);
+    return BytesOf(d) + BytesOf(m) + FiveBits(x, FromHalf(d), FromHalf(m));
+  }
+  const uint16_t d = Half(std::max(*high / 15, -*low / 16));
+  return BytesOf(d) + FiveBits(x, FromHalf(d), -16 * FromHalf(d));
+}
+
+std::string BlockOf32(const float* x, uint32_t type) {
+  switch (type) {
+    case 8:
+      return Q8Block(x);
+    case 6:
+    case 7:
+      return Q5Block(x, type == 7);
+    default:
+      SLUICE_CHECK(type == 2 || type == 3);
+      return Q4Block(x, type == 3);
+  }
+}
+
 std::vector<float> Widened(const StoredTensor& tensor) {
   SLUICE_CHECK(tensor.type_name == "BF16");
   std::vector<float> values(tensor.num_bytes / 2);
@@ -166,7 +203,7 @@ std::string Quantised(const std::vector<float>& values, uint32_t type) {
   }
   SLUICE_CHECK(values.size() % 32 == 0);
   for (size_t i = 0; i < values.size(); i += 32) {
-    out += type == 8 ? Q8Block(&values[i]) : Q4Block(&values[i], type == 3);
+    out += BlockOf32(&values[i], type);
   }
   return out;
 }

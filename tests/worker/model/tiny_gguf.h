@@ -14,7 +14,8 @@ namespace sluice::worker {
 struct TinyGgufOptions {
   std::string family;           // folder under tests/golden/tiny
   bool permute_q_and_k = true;  // arch llama: rows of rotated pairs adjacent
-  // GGUF type of a matrix: 0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 8 Q8_0, 30 BF16.
+  // GGUF type of a matrix: 0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 6 Q5_0, 7 Q5_1,
+  // 8 Q8_0, 30 BF16.
   // Vectors are always F32.
   std::function<uint32_t(const std::string& name)> type_of;
   // Changes the keys before they are written; may be empty.

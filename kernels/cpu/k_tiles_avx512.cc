@@ -1,0 +1,217 @@
+#include <immintrin.h>
+
+#include "kernels/cpu/matmul_tiles.h"
+
+// Numerics section 4 by VNNI. The float chain of a result moves once per 256
+// of k, so it stays in the tile's buffer and leaves the registers to the
+// integer sums. Loops over accumulators are unrolled by pragma, and no inline
+// function of another header is called, as in matmul_avx512.cc.
+
+namespace sluice::kernels {
+namespace {
+
+constexpr int kAheadBytes = 4096;
+
+inline __m512 Halves(const uint16_t* f16) {
+  return _mm512_cvtph_ps(
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(f16)));
+}
+
+inline __m256i Load256(const void* bytes) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
+}
+
+inline __m512i Nibbles(const uint8_t (*codes)[64], int k) {
+  const __m512i both = _mm512_loadu_si512(codes[k / 2]);
+  return _mm512_and_si512(k % 2 == 0 ? both : _mm512_srli_epi16(both, 4),
+                          _mm512_set1_epi8(15));
+}
+
+// Field of `width` bits from bit `from` of each byte, as bits 4 and on.
+inline __m512i Plane(const uint8_t* plane, int from, int width) {
+  const __m512i bits = _mm512_loadu_si512(plane);
+  const __m512i moved =
+      from <= 4 ? _mm512_slli_epi16(bits, static_cast<unsigned>(4 - from))
+                : _mm512_srli_epi16(bits, static_cast<unsigned>(from - 4));
+  return _mm512_and_si512(
+      moved, _mm512_set1_epi8(static_cast<char>(width == 1 ? 0x10 : 0x30)));
+}
+
+// Line k (4 of k by 16 columns) of sub-block j as unsigned codes.
+inline __m512i Line(const PackedQ4_K& super, int j, int k) {
+  return Nibbles(super.codes[j], k);
+}
+inline __m512i Line(const PackedQ5_K& super, int j, int k) {
+  return _mm512_or_si512(Nibbles(super.codes[j], k),
+                         Plane(super.high[j], k, 1));
+}
+inline __m512i Line(const PackedQ6_K& super, int j, int k) {
+  return _mm512_or_si512(Nibbles(super.codes[j], k),
+                         Plane(super.high[j][k / 4], k % 4 * 2, 2));
+}
+
+// Sub-scale of lines 8 / kParts * part and on.
+template <typename Super>
+inline __m512i Scales(const Super& super, int j, int) {
+  return _mm512_cvtepu8_epi32(
+      _mm_loadu_si128(reinterpret_cast<const __m128i*>(super.scales[j])));
+}
+inline __m512i Scales(const PackedQ6_K& super, int j, int part) {
+  const __m512i pairs = _mm512_cvtepi8_epi16(Load256(super.scales[j]));
+  return _mm512_srai_epi32(part == 0 ? _mm512_slli_epi32(pairs, 16) : pairs,
+                           16);
+}
+
+template <typename Super>
+inline constexpr int kParts = requires(Super super) {
+  super.dmin;
+}
+? 1 : 2;
+
+inline int32_t Word(const void* bytes) {
+  int32_t word;
+  __builtin_memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+// I += scale * sum of products, of one sub-block.
+template <typename Super, int kRows, int kPanels>
+inline void AddSubBlock(const Super* const (&supers)[kPanels], int j,
+                        const int8_t* q, __m512i (&sums)[kRows][kPanels]) {
+  constexpr int kLines = 8 / kParts<Super>;
+#pragma GCC unroll 2
+  for (int part = 0; part < kParts<Super>; ++part) {
+    __m512i x[kRows][kPanels];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) x[m][p] = _mm512_setzero_si512();
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kLines; ++i) {
+      const int k = part * kLines + i;
+      __m512i line[kPanels];
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) line[p] = Line(*supers[p], j, k);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        const __m512i a =
+            _mm512_set1_epi32(Word(q + m * kGroupElements + 4 * k));
+#pragma GCC unroll 4
+        for (int p = 0; p < kPanels; ++p) {
+          x[m][p] = _mm512_dpbusd_epi32(x[m][p], line[p], a);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const __m512i scale = Scales(*supers[p], j, part);
+#pragma GCC unroll 8
+      for (int m = 0; m < kRows; ++m) {
+        sums[m][p] =
+            _mm512_add_epi32(sums[m][p], _mm512_mullo_epi32(x[m][p], scale));
+      }
+    }
+  }
+}
+
+// f of one row and panel after the super-block whose first group is `at`.
+template <typename Super>
+inline __m512 Fold(const Super& super, __m512i sums,
+                   const ActivationBlock& rows, int64_t at, __m512 f) {
+  const __m512 da = _mm512_set1_ps(rows.scale[at]);
+  __m512i other = _mm512_setzero_si512();
+  if constexpr (kParts<Super> == 1) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kSubBlocks / 2; ++i) {
+      other = _mm512_dpwssd_epi32(
+          other, _mm512_cvtepu8_epi16(Load256(super.minima[i])),
+          _mm512_set1_epi32(Word(rows.pair_sums[at + 2 * i * rows.height])));
+    }
+    f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums),
+                        _mm512_mul_ps(Halves(super.d), da), f);
+    return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(other),
+                            _mm512_mul_ps(Halves(super.dmin), da), f);
+  } else {
+    // The codes were taken 32 too high.
+#pragma GCC unroll 8
+    for (int j = 0; j < kSubBlocks; ++j) {
+      other = _mm512_dpwssd_epi32(
+          other, _mm512_cvtepi8_epi16(Load256(super.scales[j])),
+          _mm512_set1_epi32(Word(rows.half_sums[at + j * rows.height])));
+    }
+    sums = _mm512_sub_epi32(sums, _mm512_slli_epi32(other, 5));
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums),
+                           _mm512_mul_ps(Halves(super.d), da), f);
+  }
+}
+
+// Few rows wait for the weights: an eighth of a super-block at a time.
+template <typename Super>
+inline void PrefetchAhead(const Super* super, int j) {
+  constexpr int kBytes = sizeof(Super) / kSubBlocks;
+  const char* at =
+      reinterpret_cast<const char*>(super) + kAheadBytes + j * kBytes;
+#pragma GCC unroll 8
+  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
+}
+
+template <typename Super, int kRows, int kPanels>
+void KTile(const TileArgs& args) {
+  const Super* supers[kPanels];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    supers[p] =
+        reinterpret_cast<const Super*>(args.panel + p * args.panel_bytes);
+  }
+  for (int i = 0; i < kRows * kPanels; ++i) {
+    _mm512_store_ps(args.out + i * kPanelColumns, _mm512_setzero_ps());
+  }
+  for (int64_t s = 0; s < args.groups / kSubBlocks; ++s) {
+    const int64_t at = s * kSubBlocks * args.rows.height;
+    __m512i sums[kRows][kPanels];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) sums[m][p] = _mm512_setzero_si512();
+    }
+    for (int j = 0; j < kSubBlocks; ++j) {
+      const int8_t* q =
+          args.rows.codes + (at + j * args.rows.height) * kGroupElements;
+      AddSubBlock(supers, j, q, sums);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        if constexpr (kRows <= 4) PrefetchAhead(supers[p], j);
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        float* f = args.out + (m * kPanels + p) * kPanelColumns;
+        _mm512_store_ps(f, Fold(*supers[p], sums[m][p], args.rows, at + m,
+                                _mm512_load_ps(f)));
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) ++supers[p];
+  }
+}
+
+template <typename Super>
+constexpr TileSet KTiles() {
+  return {.max_rows = 6,
+          .tile = {{KTile<Super, 1, 1>, KTile<Super, 1, 2>, KTile<Super, 1, 4>},
+                   {KTile<Super, 2, 1>, KTile<Super, 2, 2>},
+                   {KTile<Super, 3, 1>, KTile<Super, 3, 2>},
+                   {KTile<Super, 4, 1>, KTile<Super, 4, 2>},
+                   {KTile<Super, 5, 1>, KTile<Super, 5, 2>},
+                   {KTile<Super, 6, 1>, KTile<Super, 6, 2>}}};
+}
+
+}  // namespace
+
+const TileSet kKTilesAvx512[3] = {KTiles<PackedQ4_K>(), KTiles<PackedQ5_K>(),
+                                  KTiles<PackedQ6_K>()};
+
+}  // namespace sluice::kernels
