@@ -9,10 +9,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -31,19 +33,29 @@ using SteadyClock = std::chrono::steady_clock;
 constexpr char kWorkerBinary[] = "worker/sluice-worker";
 constexpr char kRouterBinary[] = "router/sluice-router";
 
-// A loopback address that nothing listened on a moment ago.
+// A loopback address that nothing listens on. Below the ports that the kernel
+// gives to outgoing connections: one of those must not take the address of a
+// process that is away, nor a dialer reach itself there.
 std::string FreeAddress() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  SLUICE_CHECK(fd >= 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  auto* any = reinterpret_cast<sockaddr*>(&address);
-  SLUICE_CHECK(bind(fd, any, size) == 0);
-  SLUICE_CHECK(getsockname(fd, any, &size) == 0);
-  close(fd);
-  return absl::StrCat("127.0.0.1:", ntohs(address.sin_port));
+  constexpr int kFirst = 10000;
+  constexpr int kEnd = 32000;
+  static std::mt19937 random(std::random_device{}());
+  for (int tries = 0; tries < 1000; ++tries) {
+    const int port =
+        std::uniform_int_distribution<int>(kFirst, kEnd - 1)(random);
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    SLUICE_CHECK(fd >= 0);
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    const bool free =
+        bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    close(fd);
+    if (free) return absl::StrCat("127.0.0.1:", port);
+  }
+  SLUICE_CHECK(false);
+  return "";
 }
 
 std::string NewFolder() {
@@ -64,8 +76,11 @@ bool Complementary(const WorkerSpec& a, const WorkerSpec& b) {
 absl::StatusOr<std::unique_ptr<LocalCluster>> LocalCluster::Start(
     const ClusterSpec& spec) {
   std::unique_ptr<LocalCluster> cluster(new LocalCluster(NewFolder()));
-  RETURN_IF_ERROR(cluster->StartWorkers(spec));
-  RETURN_IF_ERROR(cluster->StartRouter(spec));
+  cluster->AddWorkers(spec);
+  cluster->AddRouter(spec);
+  for (Process& process : cluster->processes_) {
+    RETURN_IF_ERROR(cluster->Launch(process));
+  }
   RETURN_IF_ERROR(cluster->WaitReady());
   return cluster;
 }
@@ -79,15 +94,36 @@ LocalCluster::~LocalCluster() {
   }
 }
 
-absl::Status LocalCluster::Launch(Process process,
-                                  std::vector<std::string> command) {
-  command.push_back(
-      absl::StrCat("--server.probe_address=", process.probe_address));
-  command.push_back(
-      absl::StrCat("--server.metrics_address=", process.metrics_address));
-  command.push_back(absl::StrCat("--instance=", process.name));
+LocalCluster::Process& LocalCluster::Find(const std::string& name) {
+  return const_cast<Process&>(std::as_const(*this).Find(name));
+}
+
+const LocalCluster::Process& LocalCluster::Find(const std::string& name) const {
+  for (const Process& process : processes_) {
+    if (process.name == name) return process;
+  }
+  SLUICE_CHECK(false);
+  return processes_.front();
+}
+
+void LocalCluster::Add(Process process) {
+  process.probe_address = FreeAddress();
+  process.metrics_address = FreeAddress();
+  for (const std::string& flag :
+       {absl::StrCat("--server.grpc_address=", process.grpc_address),
+        absl::StrCat("--server.probe_address=", process.probe_address),
+        absl::StrCat("--server.metrics_address=", process.metrics_address),
+        absl::StrCat("--instance=", process.name)}) {
+    process.command.push_back(flag);
+  }
+  processes_.push_back(std::move(process));
+}
+
+absl::Status LocalCluster::Launch(Process& process) {
   std::vector<char*> arguments;
-  for (std::string& argument : command) arguments.push_back(argument.data());
+  for (std::string& argument : process.command) {
+    arguments.push_back(argument.data());
+  }
   arguments.push_back(nullptr);
   const std::string log = absl::StrCat(folder_, "/", process.name, ".log");
   process.pid = fork();
@@ -100,67 +136,65 @@ absl::Status LocalCluster::Launch(Process process,
     execv(arguments[0], arguments.data());
     _exit(127);
   }
-  processes_.push_back(std::move(process));
   return absl::OkStatus();
 }
 
-absl::Status LocalCluster::StartWorkers(const ClusterSpec& spec) {
+void LocalCluster::AddWorkers(const ClusterSpec& spec) {
+  std::vector<std::string> addresses;
   for (size_t i = 0; i < spec.workers.size(); ++i) {
-    worker_addresses_.push_back(FreeAddress());
+    addresses.push_back(FreeAddress());
   }
   for (size_t i = 0; i < spec.workers.size(); ++i) {
     const WorkerSpec& worker = spec.workers[i];
     std::vector<std::string> command = {
         kWorkerBinary, absl::StrCat("--model.path=", spec.model),
-        absl::StrCat("--role=", worker.role),
-        absl::StrCat("--server.grpc_address=", worker_addresses_[i]),
-        absl::StrCat("--debug.step_log=", StepLogOf(worker.instance))};
+        absl::StrCat("--role=", worker.role)};
+    if (spec.step_logs) {
+      command.push_back(
+          absl::StrCat("--debug.step_log=", StepLogOf(worker.instance)));
+    }
     for (size_t j = 0; j < spec.workers.size(); ++j) {
       if (!Complementary(worker, spec.workers[j])) continue;
-      command.push_back(absl::StrCat("--kv.peers=", worker_addresses_[j]));
+      command.push_back(absl::StrCat("--kv.peers=", addresses[j]));
     }
     for (const std::vector<std::string>& flags :
          {spec.worker_flags, worker.flags}) {
       command.insert(command.end(), flags.begin(), flags.end());
     }
-    RETURN_IF_ERROR(Launch({.name = worker.instance,
-                            .pid = 0,
-                            .probe_address = FreeAddress(),
-                            .metrics_address = FreeAddress()},
-                           std::move(command)));
+    Add({.name = worker.instance,
+         .grpc_address = addresses[i],
+         .command = std::move(command)});
   }
-  return absl::OkStatus();
 }
 
-absl::Status LocalCluster::StartRouter(const ClusterSpec& spec) {
+void LocalCluster::AddRouter(const ClusterSpec& spec) {
   const std::string grpc_address = FreeAddress();
   http_address_ = FreeAddress();
   std::vector<std::string> command = {
-      kRouterBinary, absl::StrCat("--server.grpc_address=", grpc_address),
-      absl::StrCat("--server.http_address=", http_address_)};
-  for (const std::string& address : worker_addresses_) {
-    command.push_back(absl::StrCat("--workers.static=", address));
+      kRouterBinary, absl::StrCat("--server.http_address=", http_address_)};
+  for (const Process& worker : processes_) {
+    command.push_back(absl::StrCat("--workers.static=", worker.grpc_address));
   }
   command.insert(command.end(), spec.router_flags.begin(),
                  spec.router_flags.end());
   stub_ = v1::Inference::NewStub(
       grpc::CreateChannel(grpc_address, grpc::InsecureChannelCredentials()));
-  return Launch({.name = "router",
-                 .pid = 0,
-                 .probe_address = FreeAddress(),
-                 .metrics_address = FreeAddress()},
-                std::move(command));
+  Add({.name = "router",
+       .grpc_address = grpc_address,
+       .command = std::move(command)});
 }
 
-absl::Status LocalCluster::WaitReady() {
+absl::Status LocalCluster::WaitReady(const std::vector<std::string>& names) {
   const auto deadline = SteadyClock::now() + std::chrono::seconds(120);
   for (Process& process : processes_) {
+    if (!names.empty() &&
+        std::find(names.begin(), names.end(), process.name) == names.end()) {
+      continue;
+    }
     while (true) {
       const auto status = HttpGetStatus(process.probe_address, "/readyz", 2000);
       if (status.ok() && *status == 200) break;
-      int code = 0;
-      const bool ended = waitpid(process.pid, &code, WNOHANG) == process.pid;
-      if (ended) process.pid = 0;
+      const bool ended = !IsRunning(process.name);
       if (ended || SteadyClock::now() > deadline) {
         return absl::UnavailableError(absl::StrCat(
             process.name, " did not become ready: ", EndOfLog(process.name)));
@@ -169,6 +203,42 @@ absl::Status LocalCluster::WaitReady() {
     }
   }
   return absl::OkStatus();
+}
+
+void LocalCluster::Signal(const std::string& name, int signal) {
+  const Process& process = Find(name);
+  if (process.pid > 0) kill(process.pid, signal);
+}
+
+bool LocalCluster::IsRunning(const std::string& name) {
+  Process& process = Find(name);
+  if (process.pid <= 0) return false;
+  int code = 0;
+  if (waitpid(process.pid, &code, WNOHANG) == 0) return true;
+  process.pid = 0;
+  return false;
+}
+
+absl::Status LocalCluster::Kill(const std::string& name) {
+  Process& process = Find(name);
+  if (process.pid <= 0) {
+    return absl::FailedPreconditionError(absl::StrCat(name, " does not run"));
+  }
+  kill(process.pid, SIGKILL);
+  int code = 0;
+  waitpid(process.pid, &code, 0);
+  process.pid = 0;
+  if (WIFSIGNALED(code) && WTERMSIG(code) == SIGKILL) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(name, " had ended with wait status ",
+                                          code, ": ", EndOfLog(name)));
+}
+
+absl::Status LocalCluster::Restart(const std::string& name) {
+  Process& process = Find(name);
+  if (process.pid > 0) {
+    return absl::FailedPreconditionError(absl::StrCat(name, " runs"));
+  }
+  return Launch(process);
 }
 
 absl::StatusOr<ClusterAnswer> LocalCluster::Generate(
@@ -226,6 +296,14 @@ std::string LocalCluster::Metrics(const std::string& name) const {
     return answer.ok() ? answer->body : "";
   }
   return "";
+}
+
+std::string LocalCluster::AddressOf(const std::string& instance) const {
+  return Find(instance).grpc_address;
+}
+
+pid_t LocalCluster::PidOf(const std::string& name) const {
+  return Find(name).pid;
 }
 
 std::string LocalCluster::StepLogOf(const std::string& instance) const {

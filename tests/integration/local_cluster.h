@@ -25,6 +25,7 @@ struct ClusterSpec {
   std::vector<WorkerSpec> workers;
   std::vector<std::string> worker_flags;  // of every worker
   std::vector<std::string> router_flags;
+  bool step_logs = true;  // workers write what StepLogOf() names
 };
 
 // The tokens of a request's first choice, and how the router saw it end.
@@ -50,6 +51,21 @@ class LocalCluster {
 
   // Blocks until the stream ends; its status when that is not OK.
   absl::StatusOr<ClusterAnswer> Generate(const v1::GenerateRequest& request);
+  // The router's service, for calls with a context of their own.
+  v1::Inference::Stub& stub() { return *stub_; }
+
+  // Sends `signal` to `name`, a worker's instance or "router".
+  void Signal(const std::string& name, int signal);
+  // SIGKILL, and waits for the end. Not OK, with the wait status and the end of
+  // the log, when it had ended by itself before.
+  absl::Status Kill(const std::string& name);
+  // Starts what was killed again with the same command line, hence on the same
+  // addresses; does not wait until it is ready.
+  absl::Status Restart(const std::string& name);
+  // Until all of `names` (empty: everything) are ready.
+  absl::Status WaitReady(const std::vector<std::string>& names = {});
+  // Whether `name` runs; false after it ended by itself, and then for ever.
+  bool IsRunning(const std::string& name);
 
   // Sends SIGTERM to the workers and the router and waits for all of them to
   // end. Not OK, naming the process, when one does not end in a minute or
@@ -61,8 +77,12 @@ class LocalCluster {
   std::string Metrics(const std::string& name) const;
 
   std::string StepLogOf(const std::string& instance) const;
+  std::string EndOfLog(const std::string& name) const;
 
   const std::string& http_address() const { return http_address_; }
+  // Of the worker's gRPC services.
+  std::string AddressOf(const std::string& instance) const;
+  pid_t PidOf(const std::string& name) const;
 
  private:
   struct Process {
@@ -70,19 +90,21 @@ class LocalCluster {
     pid_t pid = 0;
     std::string probe_address;
     std::string metrics_address;
+    std::string grpc_address;
+    std::vector<std::string> command;
   };
 
   explicit LocalCluster(std::string folder) : folder_(std::move(folder)) {}
 
-  absl::Status Launch(Process process, std::vector<std::string> command);
-  absl::Status StartWorkers(const ClusterSpec& spec);
-  absl::Status StartRouter(const ClusterSpec& spec);
-  absl::Status WaitReady();
-  std::string EndOfLog(const std::string& name) const;
+  void Add(Process process);
+  absl::Status Launch(Process& process);
+  void AddWorkers(const ClusterSpec& spec);
+  void AddRouter(const ClusterSpec& spec);
+  Process& Find(const std::string& name);
+  const Process& Find(const std::string& name) const;
 
   const std::string folder_;
   std::vector<Process> processes_;  // workers in order, then the router
-  std::vector<std::string> worker_addresses_;
   std::string http_address_;
   std::unique_ptr<v1::Inference::Stub> stub_;
 };

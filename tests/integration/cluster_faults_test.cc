@@ -1,0 +1,325 @@
+// Workers of a split cluster die, stand still and are cancelled under load, as
+// real processes: every call ends in a definite way, tokens are those of a run
+// without faults, and the survivors hold nothing when it is over.
+//
+// $SLUICE_FAULT_CYCLES: kills per test (default 10), for longer runs by hand.
+
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "tests/integration/fault_load.h"
+#include "tests/integration/local_cluster.h"
+#include "tests/worker/exec/rig.h"
+
+namespace sluice {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr int kRequests = 24;
+// After the last stream; the bound of the specification.
+constexpr int64_t kQuietMs = 2000;
+constexpr int64_t kPairMs = 5000;
+// The time in which a survivor sees a peer that stands still.
+constexpr int64_t kPeerLostMs = 3000;
+
+int Cycles(int by_default) {
+  const char* text = std::getenv("SLUICE_FAULT_CYCLES");
+  int cycles = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &cycles) ? cycles
+                                                            : by_default;
+}
+
+// What must not grow in a survivor.
+struct Footprint {
+  double descriptors = 0;
+  double resident_mib = 0;
+  double threads = 0;
+  int mappings = 0;
+};
+
+int CountMappings(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/maps"));
+  int lines = 0;
+  for (std::string line; std::getline(file, line);) ++lines;
+  return lines;
+}
+
+struct Victim {
+  std::string transport;
+  std::string instance;
+};
+
+std::string NameOf(const testing::TestParamInfo<Victim>& info) {
+  return absl::StrCat(info.param.transport, "_", info.param.instance);
+}
+
+// Prompts go through small chunks and small blocks, so that transfers are long
+// and many are open at any time.
+std::unique_ptr<LocalCluster> StartCluster(const std::string& transport,
+                                           int prefill, int decode) {
+  ClusterSpec spec{
+      .model = worker::TinyModelPath("llama"),
+      .worker_flags = {"--kv.blocks=400", "--kv.block_tokens=16",
+                       "--sched.chunk_tokens=64", "--sched.max_batch_tokens=96",
+                       "--sched.max_batch_seqs=16", "--cpu.threads=1",
+                       "--kv.debuggable=true",
+                       absl::StrCat("--kv.transport=", transport)},
+      .router_flags = {"--route.local_prefill_fallback=false"},
+      .step_logs = false};
+  for (int i = 0; i < prefill; ++i) {
+    spec.workers.push_back({absl::StrCat("p", i), "prefill", {}});
+  }
+  for (int i = 0; i < decode; ++i) {
+    spec.workers.push_back({absl::StrCat("d", i), "decode", {}});
+  }
+  auto cluster = LocalCluster::Start(spec);
+  EXPECT_TRUE(cluster.ok()) << cluster.status();
+  return cluster.ok() ? *std::move(cluster) : nullptr;
+}
+
+class ClusterFaults : public testing::TestWithParam<Victim> {
+ protected:
+  void Start(int prefill, int decode) {
+    cluster_ = StartCluster(GetParam().transport, prefill, decode);
+    ASSERT_NE(cluster_, nullptr);
+    auto known = LearnRequests(*cluster_, kRequests, /*seed=*/20250);
+    ASSERT_TRUE(known.ok()) << known.status();
+    known_ = *std::move(known);
+  }
+
+  LoadOptions Streams(uint32_t seed, double cancel_share = 0) {
+    return {.streams = 8, .seed = seed, .cancel_share = cancel_share};
+  }
+
+  void Add(const LoadReport& report) {
+    EXPECT_TRUE(report.complaints.empty()) << report.Text();
+    for (const auto& [code, count] : report.ends) total_.ends[code] += count;
+    total_.longest_ms = std::max(total_.longest_ms, report.longest_ms);
+  }
+
+  const std::string& victim() const { return GetParam().instance; }
+
+  void ExpectQuiet(const std::string& name, int64_t bound_ms = kQuietMs) {
+    const absl::Status quiet = AwaitQuiet(*cluster_, name, bound_ms);
+    EXPECT_TRUE(quiet.ok()) << quiet << "\n" << cluster_->EndOfLog(name);
+  }
+
+  // Some known requests, with nothing cached, one after the other.
+  void ExpectServes(int first, int count) {
+    for (int i = 0; i < count; ++i) {
+      const absl::Status status =
+          CallKnown(*cluster_, known_[(first + i) % known_.size()]);
+      EXPECT_TRUE(status.ok()) << status;
+    }
+  }
+
+  Footprint FootprintOf(const std::string& name) {
+    const std::string metrics = cluster_->Metrics(name);
+    Footprint result;
+    result.descriptors = MetricOf(metrics, "process_open_fds");
+    result.resident_mib =
+        MetricOf(metrics, "process_resident_memory_bytes") / (1 << 20);
+    result.threads = MetricOf(metrics, "sluice_threads");
+    result.mappings = CountMappings(cluster_->PidOf(name));
+    return result;
+  }
+
+  std::unique_ptr<LocalCluster> cluster_;
+  std::vector<KnownRequest> known_;
+  LoadReport total_;
+};
+
+void Pause(std::mt19937& random, int min_ms, int max_ms) {
+  std::this_thread::sleep_for(
+      milliseconds(min_ms + random() % (max_ms - min_ms + 1)));
+}
+
+class ClusterKills : public ClusterFaults {};
+
+INSTANTIATE_TEST_SUITE_P(Of, ClusterKills,
+                         testing::Values(Victim{"shm", "p0"},
+                                         Victim{"shm", "d0"},
+                                         Victim{"ucx", "p0"},
+                                         Victim{"ucx", "d0"}),
+                         NameOf);
+
+TEST_P(ClusterKills, SurvivorsAreWhole) {
+  ASSERT_NO_FATAL_FAILURE(Start(1, 1));
+  const std::string survivor = victim() == "p0" ? "d0" : "p0";
+  const int cycles = Cycles(10);
+  constexpr int kWarm = 3;  // cycles until buffers have their size
+  std::mt19937 random(7);
+  Footprint before;
+  double open_at_kill = 0;
+  for (int cycle = 0; cycle < cycles; ++cycle) {
+    SCOPED_TRACE(absl::StrCat("cycle ", cycle));
+    const bool under_load = cycle % 2 == 0;  // comes back under load
+    {
+      FaultLoad load(*cluster_, known_, Streams(cycle));
+      Pause(random, 30, 300);
+      const absl::Status killed = cluster_->Kill(victim());
+      ASSERT_TRUE(killed.ok()) << killed;
+      open_at_kill +=
+          MetricOf(cluster_->Metrics(survivor), "sluice_kv_inflight_transfers");
+      Pause(random, 0, 200);
+      if (under_load) {
+        ASSERT_TRUE(cluster_->Restart(victim()).ok());
+        const absl::Status ready = cluster_->WaitReady();
+        ASSERT_TRUE(ready.ok()) << ready;
+        Pause(random, 0, 100);
+      }
+      Add(load.Stop());
+    }
+    ExpectQuiet(survivor);
+    if (!under_load) {
+      ASSERT_TRUE(cluster_->Restart(victim()).ok());
+      const absl::Status ready = cluster_->WaitReady();
+      ASSERT_TRUE(ready.ok()) << ready;
+    }
+    ExpectQuiet(victim());
+    ExpectServes(2 * cycle, 2);
+    if (cycle + 1 == kWarm) before = FootprintOf(survivor);
+    if (HasFailure()) break;
+  }
+  ExpectQuiet(survivor);
+  const Footprint after = FootprintOf(survivor);
+  std::cout << cycles << " kills of " << victim() << " over "
+            << GetParam().transport << ": " << total_.Text()
+            << "; survivor: " << open_at_kill
+            << " transfers open just after the kills, "
+            << after.descriptors - before.descriptors << " descriptors, "
+            << after.mappings - before.mappings << " mappings, "
+            << after.resident_mib - before.resident_mib << " MiB, "
+            << after.threads - before.threads << " threads more\n";
+  EXPECT_GT(total_.count(absl::StatusCode::kOk), 0);
+  if (cycles <= kWarm) return;
+  EXPECT_LE(after.descriptors, before.descriptors + 8);
+  EXPECT_LE(after.mappings, before.mappings + 64);
+  EXPECT_LE(after.resident_mib, before.resident_mib + 32);
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+class ClusterStops : public ClusterFaults {
+ protected:
+  std::vector<std::string> Others() const {
+    std::vector<std::string> others;
+    for (const char* name : {"p0", "p1", "d0", "d1"}) {
+      if (name != victim()) others.push_back(name);
+    }
+    return others;
+  }
+  double Late(const std::string& family) {
+    double sum = 0;
+    for (const std::string& name : Others()) {
+      sum += std::max(0.0, MetricOf(cluster_->Metrics(name), family));
+    }
+    return sum;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Of, ClusterStops,
+                         testing::Values(Victim{"shm", "p0"},
+                                         Victim{"shm", "d0"},
+                                         Victim{"ucx", "p0"},
+                                         Victim{"ucx", "d0"}),
+                         NameOf);
+
+// Shorter than any silence counts: nothing fails.
+TEST_P(ClusterStops, ShortOnesCauseNothing) {
+  ASSERT_NO_FATAL_FAILURE(Start(2, 2));
+  std::mt19937 random(11);
+  FaultLoad load(*cluster_, known_, Streams(1));
+  for (int i = 0; i < 5; ++i) {
+    Pause(random, 50, 200);
+    cluster_->Signal(victim(), SIGSTOP);
+    std::this_thread::sleep_for(milliseconds(300));
+    cluster_->Signal(victim(), SIGCONT);
+  }
+  Add(load.Stop());
+  EXPECT_EQ(total_.count(absl::StatusCode::kUnavailable), 0) << total_.Text();
+  for (const std::string& name : Others()) ExpectQuiet(name);
+  ExpectQuiet(victim());
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+// It is given up, its blocks serve others, and it wakes among them.
+TEST_P(ClusterStops, LongOnesAreFenced) {
+  ASSERT_NO_FATAL_FAILURE(Start(2, 2));
+  std::mt19937 random(13);
+  double open_at_stop = 0;
+  for (int cycle = 0; cycle < Cycles(3); ++cycle) {
+    SCOPED_TRACE(absl::StrCat("cycle ", cycle));
+    FaultLoad before(*cluster_, known_, Streams(cycle));
+    Pause(random, 50, 300);
+    cluster_->Signal(victim(), SIGSTOP);
+    Add(before.Stop());
+    // What the survivors had open with it ends when its silence is too long.
+    for (const std::string& name : Others()) {
+      const std::string metrics = cluster_->Metrics(name);
+      open_at_stop += MetricOf(metrics, "sluice_kv_inflight_transfers");
+    }
+    for (const std::string& name : Others()) {
+      ExpectQuiet(name, kPeerLostMs + kQuietMs);
+    }
+    // The blocks it may still want to read or write are others' now.
+    FaultLoad after(*cluster_, known_, Streams(100 + cycle));
+    Pause(random, 200, 400);
+    cluster_->Signal(victim(), SIGCONT);
+    Pause(random, 200, 400);
+    Add(after.Stop());
+    for (const std::string& name : Others()) ExpectQuiet(name);
+    ExpectQuiet(victim(), kPeerLostMs + kQuietMs);
+    const absl::Status peers = AwaitPeers(*cluster_, victim(), 2, kPairMs);
+    EXPECT_TRUE(peers.ok()) << peers << cluster_->EndOfLog(victim());
+    ExpectServes(4 * cycle, 4);
+    if (HasFailure()) break;
+  }
+  std::cout << "stops of " << victim() << " over " << GetParam().transport
+            << ": " << total_.Text() << "; " << open_at_stop
+            << " transfers open when the streams had ended, "
+            << Late("sluice_kv_stale_messages_total") << " stale and "
+            << Late("sluice_kv_late_messages_total") << " late messages\n";
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+class ClusterCancels : public ClusterFaults {};
+
+INSTANTIATE_TEST_SUITE_P(Of, ClusterCancels,
+                         testing::Values(Victim{"shm", ""}, Victim{"ucx", ""}),
+                         [](const auto& info) { return info.param.transport; });
+
+TEST_P(ClusterCancels, LeaveNothing) {
+  ASSERT_NO_FATAL_FAILURE(Start(1, 1));
+  for (int round = 0; round < Cycles(3); ++round) {
+    SCOPED_TRACE(absl::StrCat("round ", round));
+    FaultLoad load(*cluster_, known_, Streams(round, /*cancel_share=*/0.6));
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    Add(load.Stop());
+    ExpectQuiet("p0");
+    ExpectQuiet("d0");
+    ExpectServes(3 * round, 3);
+    if (HasFailure()) break;
+  }
+  std::cout << "cancels over " << GetParam().transport << ": " << total_.Text()
+            << "\n";
+  EXPECT_EQ(total_.count(absl::StatusCode::kUnavailable), 0) << total_.Text();
+  EXPECT_GT(total_.count(absl::StatusCode::kCancelled), 0);
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+}  // namespace
+}  // namespace sluice
