@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "kvtransfer/transfer_id.h"
 #include "worker/handoff/first_tokens.h"
 
 namespace sluice::worker {
@@ -32,6 +34,15 @@ absl::Status PrefillSide::Start(
     std::function<void(const TransferResult&)> on_ended) {
   {
     MutexLock lock(mu_);
+    // Offers are told apart by their transfer: a second request with the same
+    // ticket would put its blocks under the first one's tokens.
+    for (const auto& [other, sending] : sending_) {
+      if (sending.transfer == ticket.transfer_id) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("transfer ", kvtransfer::ToHex(ticket.transfer_id),
+                         " is already being sent"));
+      }
+    }
     Sending& sending = sending_[key];
     sending.transfer = ticket.transfer_id;
     sending.skip_tokens = ticket.skip_tokens;

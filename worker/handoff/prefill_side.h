@@ -29,8 +29,8 @@ class PrefillSide {
   void set_engine(Engine* engine) { engine_ = engine; }
 
   // Before Engine::Submit of a kPrefill request. `on_ended` runs once on the
-  // transfer thread. Errors are the ticket's: kInvalidArgument,
-  // kFailedPrecondition, kNotFound for an unknown peer.
+  // transfer thread. Errors are the ticket's: kInvalidArgument for a malformed
+  // one, kAlreadyExists while another request sends for it.
   absl::Status Start(
       RequestKey key, const kvtransfer::Ticket& ticket,
       std::function<void(const kvtransfer::TransferResult&)> on_ended);

@@ -185,6 +185,29 @@ TEST_F(HandoffTest, PrefillThatFailsEndsTheTransferOnBothSides) {
   EXPECT_TRUE(target_engine_.ready.empty());
 }
 
+// Its offers would reach the first request's transfer.
+TEST_F(HandoffTest, ASecondRequestWithTheSameTicketIsRefused) {
+  constexpr RequestKey kOther = 12;
+  Reserve();
+  StartPrefill();
+  int ended = 0;
+  const absl::Status status = source_.prefill().Start(
+      kOther, ticket_, [&](const TransferResult&) { ++ended; });
+  EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists) << status;
+  PromptChunk chunk = Chunk(1, 16, 32);  // beyond what is offered so far
+  chunk.key = kOther;
+  chunk.blocks = kvtransfer::Blocks(kTokens, kBlockTokens, 20);
+  source_.OnChunkLaunched(chunk);
+  source_.OnChunkDone(kOther, 1);
+  ComputeAll();
+  source_.OnFirstTokens(kKey, First());
+  pair_.Run(50);
+  EXPECT_EQ(target_engine_.ready[kKey].size(), 1u);
+  EXPECT_TRUE(TargetHolds());
+  EXPECT_EQ(ended, 0);
+  EXPECT_EQ(source_engine_.released.count(kOther), 0u);
+}
+
 TEST_F(HandoffTest, AWithdrawnReservationIsGivenBackOnce) {
   Reserve();
   StartPrefill();
