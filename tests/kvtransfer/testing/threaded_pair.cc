@@ -41,12 +41,15 @@ void DirectControl::Connect(TransferEngine* other) {
 }
 
 ThreadedWorker::ThreadedWorker(const KvWorkerSpec& spec,
-                               const std::string& transport, bool sends)
+                               const std::string& transport, bool sends,
+                               const TransportWrap& wrap)
     : kv(spec), control(spec.name) {
   EngineOptions options;
   options.manifest = kv.manifest;
   options.region = kv.memory->region();
-  options.transports.push_back(MakeRealTransport(transport));
+  std::unique_ptr<Transport> wire = MakeRealTransport(transport);
+  if (wrap) wire = wrap(std::move(wire));
+  options.transports.push_back(std::move(wire));
   options.control = &control;
   options.clock = &SystemClock::Get();
   options.can_send = sends;
@@ -61,9 +64,11 @@ ThreadedWorker::ThreadedWorker(const KvWorkerSpec& spec,
 
 ThreadedPair::ThreadedPair(const KvWorkerSpec& source_spec,
                            const KvWorkerSpec& target_spec,
-                           const std::string& transport)
-    : source(source_spec, transport, true),
-      target(target_spec, transport, false) {
+                           const std::string& transport,
+                           const TransportWrap& wrap_source,
+                           const TransportWrap& wrap_target)
+    : source(source_spec, transport, true, wrap_source),
+      target(target_spec, transport, false, wrap_target) {
   source.control.Connect(target.engine.get());
   target.control.Connect(source.engine.get());
 }

@@ -1,6 +1,7 @@
 #ifndef TESTS_KVTRANSFER_TESTING_THREADED_PAIR_H_
 #define TESTS_KVTRANSFER_TESTING_THREADED_PAIR_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +15,10 @@ namespace sluice::kvtransfer {
 
 // "shm" or "ucx" (loopback tcp); fails the process if it cannot be made.
 std::unique_ptr<Transport> MakeRealTransport(const std::string& name);
+
+// Puts something between an engine and its wire; null: nothing.
+using TransportWrap =
+    std::function<std::unique_ptr<Transport>(std::unique_ptr<Transport>)>;
 
 // Hands messages straight to the other engine.
 class DirectControl : public ControlLink {
@@ -31,7 +36,7 @@ class DirectControl : public ControlLink {
 // One worker with a real transport and its own transfer thread.
 struct ThreadedWorker {
   ThreadedWorker(const KvWorkerSpec& spec, const std::string& transport,
-                 bool sends);
+                 bool sends, const TransportWrap& wrap = nullptr);
 
   KvWorker kv;
   DirectControl control;
@@ -43,7 +48,9 @@ struct ThreadedWorker {
 class ThreadedPair {
  public:
   ThreadedPair(const KvWorkerSpec& source_spec, const KvWorkerSpec& target_spec,
-               const std::string& transport);
+               const std::string& transport,
+               const TransportWrap& wrap_source = nullptr,
+               const TransportWrap& wrap_target = nullptr);
   ~ThreadedPair();
 
   absl::Status Pair();
