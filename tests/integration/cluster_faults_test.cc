@@ -266,12 +266,14 @@ TEST_P(ClusterStops, LongOnesAreFenced) {
     FaultLoad before(*cluster_, known_, Streams(cycle));
     Pause(random, 50, 300);
     cluster_->Signal(victim(), SIGSTOP);
-    Add(before.Stop());
-    // What the survivors had open with it ends when its silence is too long.
+    // Time for the survivors to say what stays open.
+    std::this_thread::sleep_for(milliseconds(800));
     for (const std::string& name : Others()) {
       const std::string metrics = cluster_->Metrics(name);
       open_at_stop += MetricOf(metrics, "sluice_kv_inflight_transfers");
     }
+    Add(before.Stop());
+    // What the survivors had open with it ends when its silence is too long.
     for (const std::string& name : Others()) {
       ExpectQuiet(name, kPeerLostMs + kQuietMs);
     }
@@ -290,7 +292,7 @@ TEST_P(ClusterStops, LongOnesAreFenced) {
   }
   std::cout << "stops of " << victim() << " over " << GetParam().transport
             << ": " << total_.Text() << "; " << open_at_stop
-            << " transfers open when the streams had ended, "
+            << " transfers open at the stops, "
             << Late("sluice_kv_stale_messages_total") << " stale and "
             << Late("sluice_kv_late_messages_total") << " late messages\n";
   EXPECT_TRUE(cluster_->Stop().ok());

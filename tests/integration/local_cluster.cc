@@ -15,6 +15,7 @@
 #include <fstream>
 #include <iterator>
 #include <random>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -40,6 +41,7 @@ std::string FreeAddress() {
   constexpr int kFirst = 10000;
   constexpr int kEnd = 32000;
   static std::mt19937 random(std::random_device{}());
+  static std::set<int> given;  // not bound yet, perhaps
   for (int tries = 0; tries < 1000; ++tries) {
     const int port =
         std::uniform_int_distribution<int>(kFirst, kEnd - 1)(random);
@@ -52,7 +54,9 @@ std::string FreeAddress() {
     const bool free =
         bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
     close(fd);
-    if (free) return absl::StrCat("127.0.0.1:", port);
+    if (free && given.insert(port).second) {
+      return absl::StrCat("127.0.0.1:", port);
+    }
   }
   SLUICE_CHECK(false);
   return "";
