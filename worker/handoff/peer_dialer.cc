@@ -27,7 +27,13 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstPause(50);
-constexpr milliseconds kLongestPause(1000);
+// With the channel's own pause, a peer that came back is paired within a second
+// of listening.
+constexpr milliseconds kLongestPause(250);
+constexpr int kLongestReconnectMs = 200;
+// A link that lived this long earns an immediate retry.
+constexpr milliseconds kLived(1000);
+constexpr milliseconds kLinkedElsewhere(1000);
 constexpr milliseconds kLookEvery(250);
 constexpr milliseconds kPairTimeout(3000);
 
@@ -229,7 +235,7 @@ void PeerDialer::DropUnnamed(const std::vector<std::string>& named) {
 void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
                       std::atomic<bool>& linked) {
   grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kLongestReconnectMs);
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
@@ -245,7 +251,7 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
   while (!stop.stop_requested()) {
     if (!name.ok() || name->empty()) name = AskName(stop, *stub);
     if (name.ok() && links_.IsOpen(*name)) {
-      Pause(stop, kLongestPause);
+      Pause(stop, kLinkedElsewhere);
       name = std::string();  // another worker may have come to this address
       continue;
     }
@@ -253,7 +259,6 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
     if (name.ok()) {
       last_error.clear();
       linked = true;
-      // A link that lived earns an immediate retry.
       if (FollowLink(stop, *stub, *name)) pause = milliseconds(0);
       linked = false;
     } else if (last_error != name.status().message() &&
@@ -280,7 +285,7 @@ bool PeerDialer::FollowLink(const std::stop_token& stop, v1::Kv::Stub& stub,
     lost = IsLost(transfers_, worker) ? lost + 1 : 0;
     if (lost >= 2) link->Close();
   }
-  return std::chrono::steady_clock::now() - begin >= kLongestPause;
+  return std::chrono::steady_clock::now() - begin >= kLived;
 }
 
 }  // namespace sluice::worker

@@ -32,7 +32,7 @@ struct PeerDialerOptions {
 // Keeps a pair and its Link open to each prefill worker: the decode side dials.
 // One thread per address pairs (Pair call, then the Link stream) and, when the
 // link ends or the transfer engine gives the peer up, pairs again, at first at
-// once, then after 50 ms doubling to 1 s.
+// once, then after 50 ms doubling to 250 ms.
 // `dns` is resolved every second: an address that it no longer names is given
 // up once it has no link; DNS that fails or is empty keeps the last set.
 class PeerDialer {
