@@ -36,6 +36,14 @@ constexpr int64_t kPairMs = 5000;
 // The time in which a survivor sees a peer that stands still.
 constexpr int64_t kPeerLostMs = 3000;
 
+// No call takes longer: a connection that breaks is seen at once; one that is
+// silent, when the router gives the worker up or, at the latest, when the
+// keepalive does.
+constexpr int64_t kKillBoundMs = 5000;
+constexpr int64_t kStopBoundMs = 20'000;
+// Start of the process, pairing (1 s), and the router's word of it (2 s).
+constexpr int64_t kRestartBoundMs = 3000;
+
 int Cycles(int by_default) {
   const char* text = std::getenv("SLUICE_FAULT_CYCLES");
   int cycles = 0;
@@ -148,7 +156,22 @@ void Pause(std::mt19937& random, int min_ms, int max_ms) {
       milliseconds(min_ms + random() % (max_ms - min_ms + 1)));
 }
 
-class ClusterKills : public ClusterFaults {};
+class ClusterKills : public ClusterFaults {
+ protected:
+  // The victim is back, paired, and the router uses it.
+  void Restart() {
+    const auto begin = std::chrono::steady_clock::now();
+    ASSERT_TRUE(cluster_->Restart(victim()).ok());
+    const absl::Status ready = cluster_->WaitReady();
+    ASSERT_TRUE(ready.ok()) << ready;
+    const int64_t took_ms = std::chrono::duration_cast<milliseconds>(
+                                std::chrono::steady_clock::now() - begin)
+                                .count();
+    slowest_restart_ms_ = std::max(slowest_restart_ms_, took_ms);
+  }
+
+  int64_t slowest_restart_ms_ = 0;
+};
 
 INSTANTIATE_TEST_SUITE_P(Of, ClusterKills,
                          testing::Values(Victim{"shm", "p0"},
@@ -177,18 +200,14 @@ TEST_P(ClusterKills, SurvivorsAreWhole) {
           MetricOf(cluster_->Metrics(survivor), "sluice_kv_inflight_transfers");
       Pause(random, 0, 200);
       if (under_load) {
-        ASSERT_TRUE(cluster_->Restart(victim()).ok());
-        const absl::Status ready = cluster_->WaitReady();
-        ASSERT_TRUE(ready.ok()) << ready;
+        ASSERT_NO_FATAL_FAILURE(Restart());
         Pause(random, 0, 100);
       }
       Add(load.Stop());
     }
     ExpectQuiet(survivor);
     if (!under_load) {
-      ASSERT_TRUE(cluster_->Restart(victim()).ok());
-      const absl::Status ready = cluster_->WaitReady();
-      ASSERT_TRUE(ready.ok()) << ready;
+      ASSERT_NO_FATAL_FAILURE(Restart());
     }
     ExpectQuiet(victim());
     ExpectServes(2 * cycle, 2);
@@ -199,6 +218,7 @@ TEST_P(ClusterKills, SurvivorsAreWhole) {
   const Footprint after = FootprintOf(survivor);
   std::cout << cycles << " kills of " << victim() << " over "
             << GetParam().transport << ": " << total_.Text()
+            << ", slowest restart " << slowest_restart_ms_ << " ms"
             << "; survivor: " << open_at_kill
             << " transfers open just after the kills, "
             << after.descriptors - before.descriptors << " descriptors, "
@@ -206,7 +226,9 @@ TEST_P(ClusterKills, SurvivorsAreWhole) {
             << after.resident_mib - before.resident_mib << " MiB, "
             << after.threads - before.threads << " threads more\n";
   EXPECT_GT(total_.count(absl::StatusCode::kOk), 0);
-  if (cycles <= kWarm) return;
+  EXPECT_LE(total_.longest_ms, kKillBoundMs);
+  EXPECT_LE(slowest_restart_ms_, kRestartBoundMs);
+  if (cycles <= kWarm || HasFailure()) return;
   EXPECT_LE(after.descriptors, before.descriptors + 8);
   EXPECT_LE(after.mappings, before.mappings + 64);
   EXPECT_LE(after.resident_mib, before.resident_mib + 32);
@@ -295,6 +317,7 @@ TEST_P(ClusterStops, LongOnesAreFenced) {
             << " transfers open at the stops, "
             << Late("sluice_kv_stale_messages_total") << " stale and "
             << Late("sluice_kv_late_messages_total") << " late messages\n";
+  EXPECT_LE(total_.longest_ms, kStopBoundMs);
   EXPECT_TRUE(cluster_->Stop().ok());
 }
 
