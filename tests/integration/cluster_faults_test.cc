@@ -77,8 +77,9 @@ std::string NameOf(const testing::TestParamInfo<Victim>& info) {
 
 // Prompts go through small chunks and small blocks, so that transfers are long
 // and many are open at any time.
-std::unique_ptr<LocalCluster> StartCluster(const std::string& transport,
-                                           int prefill, int decode) {
+std::unique_ptr<LocalCluster> StartCluster(
+    const std::string& transport, int prefill, int decode,
+    const std::vector<std::string>& flags) {
   ClusterSpec spec{
       .model = worker::TinyModelPath("llama"),
       .worker_flags = {"--kv.blocks=400", "--kv.block_tokens=16",
@@ -88,6 +89,7 @@ std::unique_ptr<LocalCluster> StartCluster(const std::string& transport,
                        absl::StrCat("--kv.transport=", transport)},
       .router_flags = {"--route.local_prefill_fallback=false"},
       .step_logs = false};
+  spec.worker_flags.insert(spec.worker_flags.end(), flags.begin(), flags.end());
   for (int i = 0; i < prefill; ++i) {
     spec.workers.push_back({absl::StrCat("p", i), "prefill", {}});
   }
@@ -101,16 +103,17 @@ std::unique_ptr<LocalCluster> StartCluster(const std::string& transport,
 
 class ClusterFaults : public testing::TestWithParam<Victim> {
  protected:
-  void Start(int prefill, int decode) {
-    cluster_ = StartCluster(GetParam().transport, prefill, decode);
+  void Start(int prefill, int decode,
+             const std::vector<std::string>& flags = {}) {
+    cluster_ = StartCluster(GetParam().transport, prefill, decode, flags);
     ASSERT_NE(cluster_, nullptr);
     auto known = LearnRequests(*cluster_, kRequests, /*seed=*/20250);
     ASSERT_TRUE(known.ok()) << known.status();
     known_ = *std::move(known);
   }
 
-  LoadOptions Streams(uint32_t seed, double cancel_share = 0) {
-    return {.streams = 8, .seed = seed, .cancel_share = cancel_share};
+  LoadOptions Streams(uint32_t seed, double cancel_share = 0, int streams = 8) {
+    return {.streams = streams, .seed = seed, .cancel_share = cancel_share};
   }
 
   void Add(const LoadReport& report) {
@@ -275,6 +278,41 @@ TEST_P(ClusterStops, ShortOnesCauseNothing) {
   EXPECT_EQ(total_.count(absl::StatusCode::kUnavailable), 0) << total_.Text();
   for (const std::string& name : Others()) ExpectQuiet(name);
   ExpectQuiet(victim());
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+// Transfers expire on the side that runs, whose blocks go to others; the one
+// that wakes comes too late with what it still sends, reads or answers. No
+// peer is lost, and the decode worker computes what did not arrive.
+TEST_P(ClusterStops, PastTheDeadlineOfTransfers) {
+  ASSERT_NO_FATAL_FAILURE(Start(2, 2, {"--kv.deadline_ms=500"}));
+  std::mt19937 random(17);
+  for (int cycle = 0; cycle < Cycles(3); ++cycle) {
+    SCOPED_TRACE(absl::StrCat("cycle ", cycle));
+    FaultLoad load(*cluster_, known_, Streams(cycle, /*cancel_share=*/0, 16));
+    Pause(random, 50, 300);
+    cluster_->Signal(victim(), SIGSTOP);
+    std::this_thread::sleep_for(milliseconds(1500));
+    cluster_->Signal(victim(), SIGCONT);
+    Pause(random, 200, 400);
+    Add(load.Stop());
+    for (const std::string& name : Others()) ExpectQuiet(name);
+    ExpectQuiet(victim());
+    ExpectServes(4 * cycle, 4);
+    if (HasFailure()) break;
+  }
+  double expired = 0;
+  for (const char* name : {"p0", "p1", "d0", "d1"}) {
+    expired += std::max(
+        0.0, MetricOf(cluster_->Metrics(name), "sluice_kv_transfers_total",
+                      "state=\"expired\""));
+  }
+  std::cout << "stops of " << victim() << " past the deadline over "
+            << GetParam().transport << ": " << total_.Text() << "; " << expired
+            << " transfers expired, " << Late("sluice_kv_late_messages_total")
+            << " late messages\n";
+  EXPECT_GT(expired, 0);
+  EXPECT_EQ(total_.count(absl::StatusCode::kUnavailable), 0) << total_.Text();
   EXPECT_TRUE(cluster_->Stop().ok());
 }
 
