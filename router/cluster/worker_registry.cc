@@ -147,6 +147,8 @@ void WorkerRegistry::TakeReport(Site& site, const v1::WorkerReport& report) {
     site.view = WorkerView{};
     site.view.link = site.link;
     site.view.phase = WorkerPhase::kStarting;
+  } else {
+    site.lost_generation = 0;  // it answers again: its next silence counts too
   }
   const WorkerPhase before = site.view.phase;
   ApplyReport(report, site.view);

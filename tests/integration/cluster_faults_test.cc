@@ -37,10 +37,9 @@ constexpr int64_t kPairMs = 5000;
 constexpr int64_t kPeerLostMs = 3000;
 
 // No call takes longer: a connection that breaks is seen at once; one that is
-// silent, when the router gives the worker up or, at the latest, when the
-// keepalive does.
+// silent, when the router gives the worker up (5 s).
 constexpr int64_t kKillBoundMs = 5000;
-constexpr int64_t kStopBoundMs = 20'000;
+constexpr int64_t kStopBoundMs = 8000;
 // Start of the process, pairing (1 s), and the router's word of it (2 s).
 constexpr int64_t kRestartBoundMs = 3000;
 

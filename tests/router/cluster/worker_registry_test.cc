@@ -168,6 +168,8 @@ TEST(WorkerRegistryTest, SilenceIsToldInTwoSteps) {
   worker.Report([](v1::WorkerReport&) {});
   EXPECT_TRUE(Eventually(
       [&] { return watched.Find("w0").phase == WorkerPhase::kServing; }));
+  // It may stand still again.
+  EXPECT_TRUE(Eventually([&] { return watched.lost().size() == 2; }));
 }
 
 TEST(WorkerRegistryTest, BadReportsAndCardsAreNotBelieved) {
