@@ -35,7 +35,8 @@ ActivationKind ActivationKindFor(WeightFormat format) {
 int64_t ActivationBytes(ActivationKind kind, int64_t rows, int64_t k) {
   const int64_t groups = rows * NumGroups(k);
   if (!HasCodes(kind)) {
-    return AlignTo64(groups * kGroupElements * 4);
+    const int64_t values = AlignTo64(groups * kGroupElements * 4);
+    return kind == ActivationKind::kBF16 ? values + groups * 64 : values;
   }
   return AlignTo64(groups * kGroupElements) + 3 * AlignTo64(groups * 4);
 }

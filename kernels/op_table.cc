@@ -61,6 +61,14 @@ constexpr OpTable kAvx512 = {
     .logprobs = LogprobsAvx512,
 };
 
+constexpr OpTable WithBf16(OpTable table) {
+  table.name = "cpu.avx512_bf16";
+  table.isa = Isa::kAvx512Bf16;
+  table.matmul = MatmulAvx512Bf16;
+  return table;
+}
+constexpr OpTable kAvx512Bf16 = WithBf16(kAvx512);
+
 }  // namespace
 
 absl::StatusOr<const OpTable*> SelectOpTable(Isa isa) {
@@ -77,6 +85,8 @@ absl::StatusOr<const OpTable*> SelectOpTable(Isa isa) {
       return &kAvx2;
     case Isa::kAvx512:
       return &kAvx512;
+    case Isa::kAvx512Bf16:
+      return &kAvx512Bf16;
   }
   return &kPortable;
 }

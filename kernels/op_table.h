@@ -17,9 +17,12 @@
 namespace sluice::kernels {
 
 // Instruction-set levels of x86, lowest first; all give the same bits.
-enum class Isa : uint8_t { kPortable, kAvx2, kAvx512 };
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+inline constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512,
+                                   Isa::kAvx512Bf16};
 
-absl::string_view Name(Isa isa);  // "portable", "avx2", "avx512"
+absl::string_view Name(Isa isa);  // "portable", "avx2", "avx512",
+                                  // "avx512_bf16"
 
 // kInvalidArgument for an unknown name.
 absl::StatusOr<Isa> ParseIsa(absl::string_view name);

@@ -55,6 +55,11 @@ constexpr int64_t kStuckUs = 10'000'000;
 constexpr int64_t kStepTimeoutMs = 120'000;
 constexpr int64_t kRoundTimeoutMs = 10'000;
 
+// As a label, which knows both levels with AVX-512 as one.
+absl::string_view LabelOf(kernels::Isa isa) {
+  return kernels::Name(std::min(isa, kernels::Isa::kAvx512));
+}
+
 MemoryPlanInput PlanInput(const WorkerOptions& options,
                           const ModelConfig& config, int64_t weight_bytes,
                           int64_t block_bytes, int64_t model_tokens) {
@@ -222,14 +227,14 @@ absl::Status WorkerProcess::Parts::SelectKernels() {
       "Ops whose bits differed from the portable path and were replaced.",
       {"op", "isa"});
   for (const kernels::ProbeMismatch& mismatch : probe.mismatches) {
-    mismatches.With({mismatch.op, kernels::Name(mismatch.isa)}).Add(1);
+    mismatches.With({mismatch.op, LabelOf(mismatch.isa)}).Add(1);
     Log(kWarn, "kernel differs from the portable one and is replaced",
         {{"op", mismatch.op}, {"isa", kernels::Name(mismatch.isa)}});
   }
   metrics
       ->AddGauge("sluice_numerics_info", "What this worker's bits are.",
                  {{"numerics_id", probe.numerics_id},
-                  {"isa", std::string(kernels::Name(probe.table.isa))}})
+                  {"isa", std::string(LabelOf(probe.table.isa))}})
       .Set(1);
   return absl::OkStatus();
 }

@@ -21,6 +21,9 @@ namespace sluice::kernels {
 //                 sums of all 32, of an even group and the one after it
 //   kBF16         f32 holding the rounded values, the 16 even of k before the
 //                 16 odd: the two chains of order t32 (numerics section 5)
+//                 Then, 64-byte aligned, u32 [block][k / 32][height][16]: the
+//                 same as pairs of two members of a chain, the earlier one in
+//                 the high half, 8 of the even chain before 8 of the odd one
 //   kF32          f32
 inline constexpr int64_t kBlockRows = 16;
 
@@ -42,6 +45,7 @@ struct ActivationBlock {
   int16_t (*half_sums)[2] = nullptr;  // kInt8Group256 only
   int16_t (*pair_sums)[2] = nullptr;  // likewise, at even groups
   float* values = nullptr;            // kBF16, kF32 only
+  uint32_t (*pairs)[16] = nullptr;    // kBF16 only
 };
 
 inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
@@ -51,6 +55,11 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
       .height = std::min(kBlockRows, a.rows - block * kBlockRows)};
   if (!HasCodes(a.kind)) {
     result.values = reinterpret_cast<float*>(a.bytes) + first * kGroupElements;
+    if (a.kind == ActivationKind::kBF16) {
+      uint8_t* pairs =
+          a.bytes + AlignTo64(a.rows * groups * 4 * kGroupElements);
+      result.pairs = reinterpret_cast<uint32_t(*)[16]>(pairs) + first;
+    }
     return result;
   }
   const int64_t section = AlignTo64(a.rows * groups * 4);

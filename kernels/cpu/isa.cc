@@ -15,10 +15,10 @@ struct CpuidLeaf {
   uint32_t edx = 0;
 };
 
-CpuidLeaf ReadCpuid(uint32_t leaf) {
+CpuidLeaf ReadCpuid(uint32_t leaf, uint32_t subleaf = 0) {
   CpuidLeaf result;
   // Zeros when the leaf does not exist.
-  __get_cpuid_count(leaf, 0, &result.eax, &result.ebx, &result.ecx,
+  __get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx,
                     &result.edx);
   return result;
 }
@@ -46,6 +46,7 @@ constexpr uint32_t kLeaf7EbxAvx512Dq = 1u << 17;
 constexpr uint32_t kLeaf7EbxAvx512Bw = 1u << 30;
 constexpr uint32_t kLeaf7EbxAvx512Vl = 1u << 31;
 constexpr uint32_t kLeaf7EcxAvx512Vnni = 1u << 11;
+constexpr uint32_t kLeaf7Sub1EaxAvx512Bf16 = 1u << 5;
 constexpr uint64_t kXcr0Ymm = 0x6;
 constexpr uint64_t kXcr0Zmm = 0xe6;
 
@@ -59,16 +60,19 @@ absl::string_view Name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
   }
   return "?";
 }
 
 absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
-  for (Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (Isa isa : kAllIsas) {
     if (name == Name(isa)) return isa;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "instruction set '", name, "' is not one of portable, avx2, avx512"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("instruction set '", name,
+                   "' is not one of portable, avx2, avx512, avx512_bf16"));
 }
 
 Isa DetectIsa() {
@@ -85,7 +89,8 @@ Isa DetectIsa() {
       !HasAll(ReadXcr0(), kXcr0Zmm)) {
     return Isa::kAvx2;
   }
-  return Isa::kAvx512;
+  return HasAll(ReadCpuid(7, 1).eax, kLeaf7Sub1EaxAvx512Bf16) ? Isa::kAvx512Bf16
+                                                              : Isa::kAvx512;
 }
 
 }  // namespace sluice::kernels

@@ -67,6 +67,7 @@ void StoreTile(const MatmulArgs& args, const Store& store) {
 ActivationBlock From(ActivationBlock block, int64_t row) {
   if (block.values != nullptr) {
     block.values += row * kGroupElements;
+    if (block.pairs != nullptr) block.pairs += row;
     return block;
   }
   block.codes += row * kGroupElements;

@@ -20,6 +20,8 @@ void RmsNormAvx512(const OpContext& context, const RmsNormArgs& args);
 void PackActivationsAvx512(const OpContext& context,
                            const PackActivationsArgs& args);
 void MatmulAvx512(const OpContext& context, const MatmulArgs& args);
+// With vdpbf16ps; only where DetectIsa() >= Isa::kAvx512Bf16.
+void MatmulAvx512Bf16(const OpContext& context, const MatmulArgs& args);
 void RopeAvx512(const OpContext& context, const RopeArgs& args);
 void WriteKvAvx512(const OpContext& context, const WriteKvArgs& args);
 void CopyBlocksAvx512(const OpContext& context, const CopyBlocksArgs& args);

@@ -98,6 +98,17 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
     _mm256_storeu_ps(values + 16 + 8 * i,
                      _mm256_castpd_ps(_mm256_permute4x64_pd(odd, 0xd8)));
   }
+  // The pairs of a chain: members 2i and 2i + 1 are one 64-bit lane.
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256i lanes =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 8 * i));
+    const __m256i pairs = _mm256_or_si256(lanes, _mm256_srli_epi64(lanes, 48));
+    const __m256i first = _mm256_permutevar8x32_epi32(
+        pairs, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(block.pairs[group.at] + 4 * i),
+                     _mm256_castsi256_si128(first));
+  }
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {

@@ -62,8 +62,15 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
   const __m512i low = RoundToBf16(_mm512_loadu_si512(group.x));
   const __m512i high = RoundToBf16(_mm512_loadu_si512(group.x + 16));
   float* values = block.values + group.at * kGroupElements;
-  _mm512_storeu_si512(values, _mm512_permutex2var_epi32(low, evens, high));
-  _mm512_storeu_si512(values + 16, _mm512_permutex2var_epi32(low, odds, high));
+  const __m512i even = _mm512_permutex2var_epi32(low, evens, high);
+  const __m512i odd = _mm512_permutex2var_epi32(low, odds, high);
+  _mm512_storeu_si512(values, even);
+  _mm512_storeu_si512(values + 16, odd);
+  // Members 2i and 2i + 1 of a chain, of the even one before the odd one.
+  const __m512i earlier = _mm512_permutex2var_epi32(even, evens, odd);
+  const __m512i later = _mm512_permutex2var_epi32(even, odds, odd);
+  _mm512_storeu_si512(block.pairs[group.at],
+                      _mm512_or_si512(earlier, _mm512_srli_epi32(later, 16)));
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {

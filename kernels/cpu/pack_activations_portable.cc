@@ -54,6 +54,11 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
     const float x = i < group.count ? group.x[i] : 0.0f;
     values[i % 2 * 16 + i / 2] = Bf16ToF32(F32ToBf16(x));
   }
+  for (int i = 0; i < 16; ++i) {
+    uint32_t bits[2];
+    std::memcpy(bits, values + 2 * i, sizeof(bits));
+    block.pairs[group.at][i] = bits[0] | bits[1] >> 16;
+  }
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {

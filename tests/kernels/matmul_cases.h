@@ -33,7 +33,8 @@ struct Level {
 inline constexpr Level kAllLevels[] = {
     {Isa::kPortable, PackActivationsPortable, MatmulPortable},
     {Isa::kAvx2, PackActivationsAvx2, MatmulAvx2},
-    {Isa::kAvx512, PackActivationsAvx512, MatmulAvx512}};
+    {Isa::kAvx512, PackActivationsAvx512, MatmulAvx512},
+    {Isa::kAvx512Bf16, PackActivationsAvx512, MatmulAvx512Bf16}};
 
 struct Packed {
   std::vector<uint8_t> stored;

@@ -13,7 +13,7 @@ namespace sluice::kernels {
 inline const std::vector<const OpTable*>& Levels() {
   static const std::vector<const OpTable*>* const levels = [] {
     auto* result = new std::vector<const OpTable*>;
-    for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    for (const Isa isa : kAllIsas) {
       const auto table = SelectOpTable(isa);
       if (table.ok()) {
         result->push_back(*table);

@@ -5,10 +5,8 @@
 namespace sluice::kernels {
 namespace {
 
-constexpr Isa kLevels[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512};
-
 TEST(OpTable, EveryLevelUpToTheDetectedIsComplete) {
-  for (Isa isa : kLevels) {
+  for (Isa isa : kAllIsas) {
     const absl::StatusOr<const OpTable*> table = SelectOpTable(isa);
     if (isa > DetectIsa()) {
       EXPECT_EQ(table.status().code(), absl::StatusCode::kFailedPrecondition);
@@ -37,7 +35,7 @@ TEST(OpTable, EveryLevelUpToTheDetectedIsComplete) {
 }
 
 TEST(Isa, NamesParseBack) {
-  for (Isa isa : kLevels) {
+  for (Isa isa : kAllIsas) {
     const absl::StatusOr<Isa> parsed = ParseIsa(Name(isa));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, isa);

@@ -113,8 +113,7 @@ TEST_P(BitEquality, BlockTokens) {
 }
 
 TEST_P(BitEquality, InstructionSets) {
-  for (kernels::Isa isa :
-       {kernels::Isa::kPortable, kernels::Isa::kAvx2, kernels::Isa::kAvx512}) {
+  for (kernels::Isa isa : kernels::kAllIsas) {
     if (isa > kernels::DetectIsa()) {
       std::printf("this CPU lacks %s\n", std::string(Name(isa)).c_str());
       continue;
