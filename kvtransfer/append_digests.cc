@@ -17,8 +17,10 @@ AppendDigests::AppendDigests(const LayoutManifest& manifest, uint32_t replica)
       group.manifest = manifest_group;
       group.layout = LayoutOf(manifest_group, rank, manifest.block_tokens);
       group.first_layer = rank.first_layer;
-      group.tokens.assign(manifest_group.num_blocks * rank.num_layers, 0);
-      group.sums.assign(group.tokens.size() * manifest_group.num_heads, 0);
+      const size_t rows = manifest_group.num_blocks * rank.num_layers;
+      group.tokens = std::vector<std::atomic<uint16_t>>(rows);
+      group.sums =
+          std::vector<std::atomic<uint64_t>>(rows * manifest_group.num_heads);
       table.groups.push_back(std::move(group));
     }
     ranks_.push_back(std::move(table));
@@ -79,28 +81,31 @@ void AppendDigests::Append(const Tokens& tokens, const std::byte* region) {
   SLUICE_CHECK(tokens.block < group.manifest.num_blocks &&
                in_block + tokens.num_tokens <= block_tokens_);
   const size_t row = group.Row(tokens.block, tokens.layer);
-  uint16_t& known = group.tokens[row];
-  uint64_t* sums = &group.sums[row * group.manifest.num_heads];
-  if (in_block == 0) {
-    known = 0;
-    std::fill_n(sums, group.manifest.num_heads, 0);
-  }
-  if (known != in_block) {
-    known = kUnknown;
-    return;
-  }
+  std::atomic<uint16_t>& known = group.tokens[row];
+  std::atomic<uint64_t>* sums = &group.sums[row * group.manifest.num_heads];
+  const bool anew = in_block == 0;
+  const bool follows =
+      anew || known.load(std::memory_order_relaxed) == in_block;
+  known.store(kUnknown, std::memory_order_relaxed);
+  if (!follows) return;
   for (uint32_t head = 0; head < group.manifest.num_heads; ++head) {
-    sums[head] += DigestHead(group, tokens, head, region);
+    const uint64_t before =
+        anew ? 0 : sums[head].load(std::memory_order_relaxed);
+    sums[head].store(before + DigestHead(group, tokens, head, region),
+                     std::memory_order_release);
   }
-  known = static_cast<uint16_t>(in_block + tokens.num_tokens);
+  known.store(static_cast<uint16_t>(in_block + tokens.num_tokens),
+              std::memory_order_release);
 }
 
 void AppendDigests::Forget(uint32_t block) {
   for (Rank& rank : ranks_) {
     for (Group& group : rank.groups) {
       const size_t layers = static_cast<size_t>(group.layout.layers);
-      std::fill_n(group.tokens.begin() + static_cast<int64_t>(block * layers),
-                  layers, kUnknown);
+      for (size_t layer = 0; layer < layers; ++layer) {
+        group.tokens[block * layers + layer].store(kUnknown,
+                                                   std::memory_order_relaxed);
+      }
     }
   }
 }
@@ -111,11 +116,15 @@ bool AppendDigests::Add(const Query& query, uint64_t& sum) const {
   uint64_t total = 0;
   for (uint32_t layer = query.l0; layer < query.l1; ++layer) {
     const size_t row = group->Row(query.block, layer);
-    if (group->tokens[row] != query.num_tokens) return false;
-    const uint64_t* sums = &group->sums[row * group->manifest.num_heads];
+    const std::atomic<uint16_t>& known = group->tokens[row];
+    if (known.load(std::memory_order_acquire) != query.num_tokens) return false;
+    const std::atomic<uint64_t>* sums =
+        &group->sums[row * group->manifest.num_heads];
     for (const uint32_t head : query.group->heads) {
-      total += sums[head - group->manifest.first_head];
+      total += sums[head - group->manifest.first_head].load(
+          std::memory_order_acquire);
     }
+    if (known.load(std::memory_order_relaxed) != query.num_tokens) return false;
   }
   sum += total;
   return true;

@@ -1,6 +1,7 @@
 #ifndef KVTRANSFER_APPEND_DIGESTS_H_
 #define KVTRANSFER_APPEND_DIGESTS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -16,8 +17,10 @@ namespace sluice::kvtransfer {
 // layer, head), both components together.
 //
 // Append() runs on the thread that wrote the KV; threads may share the table as
-// long as no two touch the same (rank, group, block, layer) at once. What a
-// transfer reads must have been appended before its rectangle was offered.
+// long as no two write the same (rank, group, block, layer) at once. Add() may
+// run beside them: it answers with the sum of exactly the tokens asked for or
+// not at all. What a transfer reads must have been appended before its
+// rectangle was offered.
 class AppendDigests {
  public:
   // Memory for replica `replica` of `manifest`, which is valid.
@@ -58,8 +61,11 @@ class AppendDigests {
     GroupManifest manifest;
     GroupLayout layout;
     uint32_t first_layer = 0;
-    std::vector<uint64_t> sums;    // [block][layer][head]
-    std::vector<uint16_t> tokens;  // [block][layer]; kUnknown
+    // Sums change only while their row's tokens are kUnknown; both are read
+    // and written in order, so that a reader who sees the same number before
+    // and after has the sums that belong to it.
+    std::vector<std::atomic<uint64_t>> sums;    // [block][layer][head]
+    std::vector<std::atomic<uint16_t>> tokens;  // [block][layer]
 
     size_t Row(uint32_t block, uint32_t layer) const {
       return size_t{block} * static_cast<size_t>(layout.layers) + layer -

@@ -252,6 +252,7 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
     streams_.push_back(
         std::make_unique<Stream>(std::move(plan), std::move(coverage)));
   }
+  ForgetAppended();
   source_ = claimant.worker;
   claim_ = claim;
   link_ = claimant.link;
@@ -263,6 +264,16 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
     ack_timer_.Start(context_->NowMs(), context_->limits);
   }
   return absl::OkStatus();
+}
+
+// From here on the blocks hold what another worker wrote.
+void DestinationTransfer::ForgetAppended() {
+  if (context_->append_digests == nullptr) return;
+  const uint32_t block_tokens = context_->manifest->block_tokens;
+  for (size_t i = ticket_.skip_tokens / block_tokens; i < ticket_.blocks.size();
+       ++i) {
+    context_->append_digests->Forget(ticket_.blocks[i]);
+  }
 }
 
 void DestinationTransfer::SendGrant() {

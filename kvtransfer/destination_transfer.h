@@ -103,6 +103,7 @@ class DestinationTransfer {
   struct Stream;
 
   absl::Status Accept(const Claim& claim, const Claimant& claimant);
+  void ForgetAppended();
   void SendGrant();
   Stream* FindStream(uint32_t source_rank, uint32_t target_rank);
   absl::StatusOr<Receiving*> FindOrStart(Stream& stream, uint32_t index,

@@ -449,7 +449,12 @@ const std::byte* SourceTransfer::SourceBytes(
 void SourceTransfer::ComputeDigests(RectanglePlan& plan,
                                     RectangleDone& done) const {
   done.digests.assign(plan.num_spans(), 0);
-  if (!context_->limits.digests || SumAppended(plan, done.digests)) return;
+  if (!context_->limits.digests) return;
+  if (SumAppended(plan, done.digests)) {
+    ++context_->stats->kept_digests;
+    return;
+  }
+  ++context_->stats->read_digests;
   // Block by block, as the destination copies them.
   const std::vector<Copy> copies = plan.Merge({blocks_}, {args_.ticket.blocks});
   const std::byte* base = context_->regions->At(context_->region_key, 0, 0);

@@ -34,7 +34,7 @@ struct TransferContext {
   const LayoutManifest* manifest = nullptr;  // ours
   RegionTable* regions = nullptr;
   std::string region_key;                         // our region
-  const AppendDigests* append_digests = nullptr;  // ours, or none
+  AppendDigests* append_digests = nullptr;  // ours, or none
   TransferStats* stats = nullptr;
   TransferObserver* observer = nullptr;  // or none
   TransferLimits limits;

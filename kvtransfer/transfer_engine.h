@@ -39,8 +39,9 @@ struct EngineOptions {
   // In order of preference. Empty only in a process that never transfers.
   std::vector<std::unique_ptr<Transport>> transports;
   // Optional, outlives the engine: digests of our KV as it was written. Without
-  // it a source reads what it announces once more.
-  const AppendDigests* append_digests = nullptr;
+  // it a source reads what it announces once more. Blocks that are received
+  // into are forgotten here; every other writer appends.
+  AppendDigests* append_digests = nullptr;
   ControlLink* control = nullptr;  // outlives the engine
   const Clock* clock = nullptr;    // outlives the engine
   bool can_send = true;            // prefill or mixed role

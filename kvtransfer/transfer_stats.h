@@ -38,6 +38,10 @@ struct TransferStats {
   std::map<std::string, uint64_t> digest_failures;  // by peer
   std::map<std::string, uint64_t> peers_lost;       // by peer
   uint64_t resent_messages = 0;
+  // Rectangles announced with digests kept since their KV was written, and
+  // with digests for which it was read once more.
+  uint64_t kept_digests = 0;
+  uint64_t read_digests = 0;
   std::array<uint64_t, 2> inflight_transfers = {};  // by direction
   std::array<uint64_t, 2> inflight_bytes = {};      // KV they are to move
   // By reason: fingerprint, generation, layout, numerics, version.

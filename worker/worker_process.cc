@@ -20,6 +20,7 @@
 #include "base/version.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/probe.h"
+#include "kvtransfer/append_digests.h"
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/transfer_engine.h"
 #include "kvtransfer/transfer_thread.h"
@@ -183,6 +184,7 @@ struct WorkerProcess::Parts {
 
   KvLinks links;
   std::unique_ptr<TransferMetrics> transfer_metrics;
+  std::unique_ptr<kvtransfer::AppendDigests> append_digests;
   std::unique_ptr<kvtransfer::TransferEngine> transfers;
   std::unique_ptr<Handoff> handoff;
   std::unique_ptr<StepProfiler> profiler;
@@ -330,6 +332,10 @@ absl::Status WorkerProcess::Parts::MakeTransfers() {
   engine_options.control = &links;
   engine_options.clock = clock;
   engine_options.can_send = options.role == v1::PREFILL;
+  if (engine_options.can_send) {
+    append_digests = std::make_unique<kvtransfer::AppendDigests>(manifest, 0);
+    engine_options.append_digests = append_digests.get();
+  }
   engine_options.can_receive = options.role == v1::DECODE;
   engine_options.on_peer = [this](const kvtransfer::PeerInfo& peer) {
     Log(kInfo, "kv peer",
@@ -361,6 +367,7 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
   runner.eos_ids = facts.eos_ids;
   runner.digest_logits = !options.step_log.empty();
   runner.observer = handoff.get();
+  runner.digests = append_digests.get();
   const PageMemory& weights = loaded.model->weights().memory;
   profiler = std::make_unique<StepProfiler>(
       absl::MakeConstSpan(weights.data(),

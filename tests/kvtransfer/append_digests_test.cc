@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "kvtransfer/run_copier.h"
@@ -128,6 +130,61 @@ TEST(AppendDigests, KnowWhatTheyDoNotKnow) {
   EXPECT_FALSE(knows(16));
 }
 
+// A reader beside the writer gets the sum of what it asked for, or nothing.
+TEST(AppendDigests, AreNeverSeenHalfAdded) {
+  const CacheModel model = KeyValueModel(4, 16, 1);
+  ShardedCache cache(model, {1, 1, 16, InnerOrder::kCanonical}, 16, 1);
+  cache.Fill();
+  AppendDigests digests(cache.manifest(), 0);
+  const auto streams = PlanStreams(cache.manifest(), 0, cache.manifest(), 0);
+  const uint32_t block = cache.blocks()[0];
+  const auto append = [&](uint32_t first, uint32_t count) {
+    digests.Append({.block = block, .first_token = first, .num_tokens = count},
+                   cache.bytes().data());
+  };
+  const AppendDigests::Query query{.group = &(*streams)[0].groups[0],
+                                   .block = block,
+                                   .num_tokens = 8,
+                                   .l1 = 1};
+  append(0, 8);
+  uint64_t want = 0;
+  ASSERT_TRUE(digests.Add(query, want));
+  std::atomic<bool> done = false;
+  std::thread writer([&] {
+    for (int i = 0; i < 20000; ++i) {
+      append(0, 8);
+      append(8, 8);
+    }
+    done = true;
+  });
+  int known = 0;
+  int wrong = 0;
+  while (!done) {
+    uint64_t sum = 0;
+    if (!digests.Add(query, sum)) continue;
+    ++known;
+    wrong += sum != want;
+  }
+  writer.join();
+  EXPECT_EQ(wrong, 0) << "of " << known;
+}
+
+// Appends all of a transfer's tokens to `digests` of one side.
+void AppendBlocks(const KvWorker& worker, const std::vector<uint32_t>& blocks,
+                  uint32_t num_tokens, AppendDigests& digests) {
+  const RankManifest& rank = worker.manifest.replicas[0].ranks[0];
+  const uint32_t block_tokens = worker.manifest.block_tokens;
+  for (uint32_t layer = 0; layer < rank.num_layers; ++layer) {
+    for (uint32_t t = 0; t < num_tokens; t += block_tokens) {
+      digests.Append({.layer = layer,
+                      .block = blocks[t / block_tokens],
+                      .first_token = t,
+                      .num_tokens = std::min(block_tokens, num_tokens - t)},
+                     worker.memory->base());
+    }
+  }
+}
+
 // A transfer whose source kept digests, or did not; a bit flips at rest.
 TransferResult Transfer(TransferMode mode, bool kept, bool flip) {
   LoopbackPairOptions options;
@@ -136,17 +193,9 @@ TransferResult Transfer(TransferMode mode, bool kept, bool flip) {
   LoopbackPair pair(options);
   const LoopbackPair::Args args;
   const Ticket ticket = pair.StartReceive(args);
-  const RankManifest& rank = pair.source.manifest.replicas[0].ranks[0];
-  const uint32_t block_tokens = pair.source.manifest.block_tokens;
-  for (uint32_t layer = 0; kept && layer < rank.num_layers; ++layer) {
-    for (uint32_t t = 0; t < args.num_tokens; t += block_tokens) {
-      pair.append_digests->Append(
-          {.layer = layer,
-           .block = pair.source_blocks[t / block_tokens],
-           .first_token = t,
-           .num_tokens = std::min(block_tokens, args.num_tokens - t)},
-          pair.source.memory->base());
-    }
+  if (kept) {
+    AppendBlocks(pair.source, pair.source_blocks, args.num_tokens,
+                 *pair.append_digests);
   }
   if (flip) pair.source.block(pair.source_blocks[1])[5] ^= std::byte{4};
   pair.StartSend(ticket);
@@ -154,6 +203,9 @@ TransferResult Transfer(TransferMode mode, bool kept, bool flip) {
   pair.Settle();
   EXPECT_EQ(pair.received.ends.size(), 1u);
   EXPECT_TRUE(flip || pair.TargetHolds(args));
+  const auto stats = pair.source_engine->Stats();
+  EXPECT_EQ(stats->kept_digests > 0, kept);
+  EXPECT_EQ(stats->read_digests > 0, !kept);
   return pair.received.ends.at(0);
 }
 
@@ -165,6 +217,37 @@ TEST(AppendDigests, ATransferSendsThemAndProvesMemoryAtRest) {
               absl::StatusCode::kDataLoss);
     // Digests made for the announcement cannot know.
     EXPECT_EQ(Transfer(mode, false, true).state, TransferState::kCompleted);
+  }
+}
+
+// Digests of what a block held before are none of what it receives.
+TEST(AppendDigests, OfBlocksThatAreReceivedIntoAreForgotten) {
+  for (const uint32_t skip : {0u, 16u}) {
+    LoopbackPairOptions options;
+    options.append_digests = true;
+    LoopbackPair pair(options);
+    const LoopbackPair::Args args{.skip = skip};
+    const Ticket ticket = pair.StartReceive(args);
+    AppendBlocks(pair.target, pair.target_blocks, args.num_tokens,
+                 *pair.target_digests);
+    const auto streams =
+        PlanStreams(pair.target.manifest, 0, pair.target.manifest, 0);
+    const auto knows = [&](uint32_t block) {
+      uint64_t sum = 0;
+      return pair.target_digests->Add({.group = &(*streams)[0].groups[0],
+                                       .block = block,
+                                       .num_tokens = 16,
+                                       .l1 = 1},
+                                      sum);
+    };
+    EXPECT_TRUE(knows(pair.target_blocks[0]));
+    EXPECT_TRUE(knows(pair.target_blocks[1]));
+    pair.StartSend(ticket);
+    pair.OfferAll(ticket);
+    pair.Settle();
+    EXPECT_TRUE(pair.TargetHolds(args));
+    EXPECT_EQ(knows(pair.target_blocks[0]), skip > 0) << "skipped blocks stay";
+    EXPECT_FALSE(knows(pair.target_blocks[1]));
   }
 }
 

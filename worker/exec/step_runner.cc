@@ -11,6 +11,9 @@
 namespace sluice::worker {
 namespace {
 
+// Fewer pieces are digested sooner than the other threads are at work.
+constexpr int64_t kParallelDigests = 4;
+
 std::string DigestOf(const float* logits, int64_t vocab) {
   return ToBytes(Sha256Of({reinterpret_cast<const char*>(logits),
                            static_cast<size_t>(vocab) * sizeof(float)}));
@@ -183,8 +186,52 @@ void StepRunner::BuildInputs(const StepPlan& plan) {
   }
 }
 
+void StepRunner::BuildAppended(const StepPlan& plan) {
+  appended_.clear();
+  if (options_.digests == nullptr) return;
+  const uint32_t block_tokens = options_.pool->block_tokens();
+  for (const PlanRow& row : plan.rows) {
+    const uint32_t end =
+        row.kv_before + static_cast<uint32_t>(row.tokens.size());
+    for (uint32_t t = row.kv_before; t < end;) {
+      const uint32_t next =
+          std::min(end, (t / block_tokens + 1) * block_tokens);
+      appended_.push_back({.block = row.blocks[t / block_tokens],
+                           .first_token = t,
+                           .num_tokens = next - t});
+      t = next;
+    }
+  }
+}
+
+void StepRunner::DigestLayer(uint32_t layer) {
+  OpLap lap(buffers_->profile());
+  const auto* const region =
+      reinterpret_cast<const std::byte*>(options_.pool->base());
+  const auto append = [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      kvtransfer::AppendDigests::Tokens tokens = appended_[i];
+      tokens.layer = layer;
+      options_.digests->Append(tokens, region);
+    }
+  };
+  // No block twice: each belongs to one row.
+  const auto count = static_cast<int64_t>(appended_.size());
+  const int parts = options_.threads->num_threads();
+  if (count < kParallelDigests || parts == 1) {
+    append(0, appended_.size());
+  } else {
+    options_.threads->Run([&](int part) {
+      const kernels::WorkRange range = kernels::PartOf(count, 1, part, parts);
+      append(static_cast<size_t>(range.begin), static_cast<size_t>(range.end));
+    });
+  }
+  lap.Done(StepOp::kDigestKv);
+}
+
 void StepRunner::RunForward(const StepPlan& plan) {
   BuildInputs(plan);
+  BuildAppended(plan);
   LayerObserver* const observer = options_.observer;
   options_.model->Forward(context(), *options_.ops,
                           {.ids = ids_,
@@ -196,6 +243,10 @@ void StepRunner::RunForward(const StepPlan& plan) {
                            .table_width = table_width_,
                            .kv = options_.pool->layers()},
                           buffers_.get(), [&](int64_t layers) {
+                            // Whoever is offered the layer may ask for its
+                            // digests.
+                            if (!appended_.empty())
+                              DigestLayer(static_cast<uint32_t>(layers) - 1);
                             if (observer == nullptr) return;
                             observer->OnLayersDone(
                                 plan.step, static_cast<uint32_t>(layers));
@@ -335,6 +386,11 @@ void StepRunner::Compute(const StepPlan& plan, StepResult* result) {
          .block_stride_bytes = options_.pool->layout().block_stride_bytes(),
          .pairs = plan.copies});
     lap.Done(StepOp::kCopyBlocks);
+    if (options_.digests != nullptr) {
+      for (const kernels::BlockCopyPair& pair : plan.copies) {
+        options_.digests->Forget(pair.to);
+      }
+    }
   }
   if (plan.rows.empty()) return;
   RunForward(plan);

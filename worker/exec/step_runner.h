@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/op_table.h"
+#include "kvtransfer/append_digests.h"
 #include "worker/cache/kv_pool.h"
 #include "worker/engine/executor.h"
 #include "worker/engine/step_plan.h"
@@ -40,6 +41,9 @@ struct StepRunnerOptions {
   bool digest_logits = false;         // fill SampledToken::logits_sha256
   LayerObserver* observer = nullptr;  // may be null
   StepProfiler* profiler = nullptr;   // may be null
+  // May be null: digests of the pool's group 0, kept as KV is written, before
+  // the observer hears of a layer. Nobody else writes the pool unheard.
+  kvtransfer::AppendDigests* digests = nullptr;
 };
 
 // Runs steps on the calling thread, one at a time, and keeps the sampling
@@ -75,6 +79,10 @@ class StepRunner {
   // Brings the states of the sequences a row samples to the row's last token.
   absl::Status AlignStates(const PlanRow& row);
   void BuildInputs(const StepPlan& plan);
+  // The new tokens cut at blocks, when digests of them are kept.
+  void BuildAppended(const StepPlan& plan);
+  // Keeps the digests of the new tokens of one layer.
+  void DigestLayer(uint32_t layer);
   void RunForward(const StepPlan& plan);
   void RunSamples(const StepPlan& plan, StepResult* result);
   // Samples rows [first, last) of sampling_rows_ from one set of logits.
@@ -99,6 +107,7 @@ class StepRunner {
   std::vector<uint32_t> kv_before_;
   std::vector<uint32_t> block_table_;
   int64_t table_width_ = 0;
+  std::vector<kvtransfer::AppendDigests::Tokens> appended_;
   std::vector<size_t> sampling_rows_;  // indices into plan.rows
   std::vector<int32_t> logit_rows_;
   std::vector<kernels::SampleRow> sample_rows_;

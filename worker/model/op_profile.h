@@ -21,6 +21,7 @@ enum class StepOp : uint8_t {
   kRope,
   kWriteKv,
   kAttention,
+  kDigestKv,
   kOutput,
   kGateUp,
   kSiluMul,

@@ -12,6 +12,7 @@ LoopbackPair::LoopbackPair(const LoopbackPairOptions& options)
       target(options.target) {
   if (options.append_digests) {
     append_digests = std::make_unique<AppendDigests>(source.manifest, 0);
+    target_digests = std::make_unique<AppendDigests>(target.manifest, 0);
   }
   source_engine = MakeEngine(source, options, true);
   target_engine = MakeEngine(target, options, false);
@@ -45,7 +46,7 @@ std::unique_ptr<TransferEngine> LoopbackPair::MakeEngine(
   engine.control = fabric.MakeControl(worker.spec.name);
   engine.clock = &clock;
   engine.can_send = sends;
-  if (sends) engine.append_digests = append_digests.get();
+  engine.append_digests = sends ? append_digests.get() : target_digests.get();
   engine.can_receive = !sends;
   engine.observer = sends ? options.source_observer : options.target_observer;
   engine.stream_message_bytes = options.stream_message_bytes;

@@ -28,7 +28,7 @@ struct LoopbackPairOptions {
   uint64_t seed = 1;
   bool pair = true;
   uint32_t stream_message_bytes = 1024;
-  bool append_digests = false;  // the source keeps them; the test appends
+  bool append_digests = false;  // both sides keep them; the test appends
   TransferObserver* source_observer = nullptr;
   TransferObserver* target_observer = nullptr;
 };
@@ -63,7 +63,8 @@ class LoopbackPair {
   LoopbackFabric fabric;
   KvWorker source;
   KvWorker target;
-  std::unique_ptr<AppendDigests> append_digests;  // by option
+  std::unique_ptr<AppendDigests> append_digests;  // by option, the source's
+  std::unique_ptr<AppendDigests> target_digests;  // by option
   std::unique_ptr<TransferEngine> source_engine;
   std::unique_ptr<TransferEngine> target_engine;
   SideLog sent;
