@@ -10,9 +10,6 @@
 namespace sluice::kvtransfer {
 namespace {
 
-// Digesting and announcing one rectangle keeps the thread busy for a few
-// milliseconds at most.
-constexpr uint64_t kMaxRectangleBytes = 8 << 20;
 constexpr size_t kMaxResentRectangles = 16;
 // Sent before more are gathered: what was gathered is still in a cache then.
 constexpr int kMessagesPerTurn = 2;
@@ -384,36 +381,23 @@ void SourceTransfer::CollectRectangles() {
 }
 
 void SourceTransfer::QueueRectangle(const Rectangle& whole) {
-  uint64_t token_layer_bytes = 1;
+  uint64_t token_layer_bytes = 0;
   for (const Stream& stream : streams_) {
     token_layer_bytes += stream.plan.token_layer_bytes();
   }
-  // All layers of a few blocks rather than one layer of many: a block is
-  // contiguous over its layers.
   const uint32_t span = streams_.front().plan.span_tokens();
-  const uint64_t budget =
-      std::max<uint64_t>(span, kMaxRectangleBytes / token_layer_bytes);
-  const uint32_t layers = static_cast<uint32_t>(
-      std::min<uint64_t>(whole.l1 - whole.l0, budget / span));
-  const uint32_t tokens = static_cast<uint32_t>(
-      std::min<uint64_t>(budget / layers / span * span, 1 << 24));
-  for (uint32_t l0 = whole.l0; l0 < whole.l1; l0 += layers) {
-    const uint32_t l1 = std::min(whole.l1, l0 + layers);
-    for (uint32_t t0 = whole.t0; t0 < whole.t1;) {
-      const uint32_t t1 = std::min(whole.t1, (t0 / span) * span + tokens);
-      for (size_t s = 0; s < streams_.size(); ++s) {
-        Stream& stream = streams_[s];
-        Pending pending;
-        pending.stream_index = s;
-        pending.done.source_rank = stream.plan.source_rank;
-        pending.done.target_rank = stream.plan.target_rank;
-        pending.done.rectangle = {t0, t1, std::max(l0, stream.plan.l0),
-                                  std::min(l1, stream.plan.l1)};
-        if (pending.done.rectangle.l0 >= pending.done.rectangle.l1) continue;
-        pending.done.index = stream.next_index++;
-        queue_.push_back(std::move(pending));
-      }
-      t0 = t1;
+  for (const Rectangle& r : CutRectangle(whole, span, token_layer_bytes)) {
+    for (size_t s = 0; s < streams_.size(); ++s) {
+      Stream& stream = streams_[s];
+      Pending pending;
+      pending.stream_index = s;
+      pending.done.source_rank = stream.plan.source_rank;
+      pending.done.target_rank = stream.plan.target_rank;
+      pending.done.rectangle = {r.t0, r.t1, std::max(r.l0, stream.plan.l0),
+                                std::min(r.l1, stream.plan.l1)};
+      if (pending.done.rectangle.l0 >= pending.done.rectangle.l1) continue;
+      pending.done.index = stream.next_index++;
+      queue_.push_back(std::move(pending));
     }
   }
   for (uint32_t l = whole.l0; l < whole.l1; ++l) queued_tokens_[l] = whole.t1;

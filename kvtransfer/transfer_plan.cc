@@ -13,6 +13,10 @@
 namespace sluice::kvtransfer {
 namespace {
 
+// Digesting and announcing one rectangle keeps the thread busy for a few
+// milliseconds at most.
+constexpr uint64_t kMaxRectangleBytes = 8 << 20;
+
 struct RankGroup {
   const RankManifest* rank;
   const GroupManifest* group;
@@ -181,6 +185,31 @@ uint64_t PayloadBytes(absl::Span<const StreamPlan> streams, uint64_t tokens) {
     bytes += stream.token_layer_bytes() * (stream.l1 - stream.l0) * tokens;
   }
   return bytes;
+}
+
+std::vector<Rectangle> CutRectangle(const Rectangle& whole,
+                                    uint32_t span_tokens,
+                                    uint64_t token_layer_bytes) {
+  // All layers of a few blocks rather than one layer of many: a block is
+  // contiguous over its layers.
+  const uint64_t budget = std::max<uint64_t>(
+      span_tokens,
+      kMaxRectangleBytes / std::max<uint64_t>(1, token_layer_bytes));
+  const uint32_t layers = static_cast<uint32_t>(
+      std::min<uint64_t>(whole.l1 - whole.l0, budget / span_tokens));
+  const uint32_t tokens = static_cast<uint32_t>(std::min<uint64_t>(
+      budget / layers / span_tokens * span_tokens, kMaxDigestTokens));
+  std::vector<Rectangle> out;
+  for (uint32_t l0 = whole.l0; l0 < whole.l1; l0 += layers) {
+    const uint32_t l1 = std::min(whole.l1, l0 + layers);
+    for (uint32_t t0 = whole.t0; t0 < whole.t1;) {
+      const uint32_t t1 =
+          std::min(whole.t1, t0 / span_tokens * span_tokens + tokens);
+      out.push_back({t0, t1, l0, l1});
+      t0 = t1;
+    }
+  }
+  return out;
 }
 
 std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,

@@ -95,6 +95,14 @@ std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
                                 uint32_t source_block_tokens,
                                 uint32_t target_block_tokens);
 
+// `whole`, final at once, cut into what is announced rectangle by rectangle: of
+// 8 MiB over all streams at most, or one span of one layer. `span_tokens` is
+// the streams', `token_layer_bytes` the sum of theirs. Cuts are at multiples of
+// a span.
+std::vector<Rectangle> CutRectangle(const Rectangle& whole,
+                                    uint32_t span_tokens,
+                                    uint64_t token_layer_bytes);
+
 // Part of a block table: ids[i] is the block at position first_index + i.
 struct BlockSlice {
   absl::Span<const uint32_t> ids;
