@@ -2,13 +2,16 @@
 //
 //   model_bench --model=PATH [--prefill=512] [--decode=64] [--batch=1]
 //               [--context=0] [--rounds=5] [--threads=N] [--cpu.isa=LEVEL]
+//               [--digests=1]
 //
 // Prints one JSON object: tokens per second of a prefill of one prompt and of
 // `decode` greedy steps of `batch` sequences that follow `context` tokens
 // each; medians, minima and maxima over the rounds. A count of 0 leaves its
 // part out. Of a GGUF file it also says what a step must read at least, for
 // the limit: the matrices' stored bytes, their weights, the KV bytes of a
-// token. Exit codes: 0 measured, 64 usage, 65 a bad model.
+// token. With --digests=1 every prefill runs once more as in a prefill worker,
+// which keeps digests of its KV; their cost is the median share of the time.
+// Exit codes: 0 measured, 64 usage, 65 a bad model.
 
 #include <algorithm>
 #include <chrono>
@@ -30,6 +33,8 @@
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/op_table.h"
 #include "kernels/probe.h"
+#include "kvtransfer/append_digests.h"
+#include "kvtransfer/layout_manifest.h"
 #include "tools/number_flag.h"
 #include "worker/cache/kv_pool.h"
 #include "worker/exec/step_runner.h"
@@ -52,6 +57,7 @@ struct Options {
   int batch = 1;
   int context = 0;
   int rounds = 5;
+  int digests = 0;
   int threads = kernels::UsableCpus();
   kernels::Isa isa = kernels::DetectIsa();
 };
@@ -64,6 +70,7 @@ absl::StatusOr<Options> ParseFlags(int argc, char** argv) {
       {"--batch", &options.batch, 1, 1024},
       {"--context", &options.context, 0, 1 << 20},
       {"--rounds", &options.rounds, 1, 1000},
+      {"--digests", &options.digests, 0, 1},
       {"--threads", &options.threads, 1, 1024},
   };
   for (int i = 1; i < argc; ++i) {
@@ -97,16 +104,35 @@ std::vector<TokenId> RandomTokens(int count, uint32_t seed, int64_t vocab) {
   return tokens;
 }
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
 // Tokens per second of each round.
 struct Rates {
   std::vector<double> values;
 
   std::string Json() const {
-    std::vector<double> sorted = values;
-    std::sort(sorted.begin(), sorted.end());
+    const auto [least, most] =
+        std::minmax_element(values.begin(), values.end());
     return absl::StrFormat("{\"median\": %.2f, \"min\": %.2f, \"max\": %.2f}",
-                           sorted[sorted.size() / 2], sorted.front(),
-                           sorted.back());
+                           Median(values), *least, *most);
+  }
+};
+
+// Prefill without and, if asked for, with digests of the KV kept.
+struct PrefillRates {
+  Rates plain;
+  Rates digests;  // empty: not asked for
+
+  // Median over the rounds of what the digests take of a second.
+  double Cost() const {
+    std::vector<double> costs;
+    for (size_t i = 0; i < plain.values.size(); ++i) {
+      costs.push_back(1 - digests.values[i] / plain.values[i]);
+    }
+    return Median(std::move(costs));
   }
 };
 
@@ -118,14 +144,17 @@ class Bench {
     return bench;
   }
 
-  absl::StatusOr<Rates> Prefill() {
-    Rates rates;
+  absl::StatusOr<PrefillRates> Prefill() {
+    PrefillRates rates;
     for (int round = 0; round < options_.rounds; ++round) {
       const auto prompt = RandomTokens(options_.prefill, round, vocab_);
-      const double begin = Now();
-      RETURN_IF_ERROR(Feed(0, prompt).status());
-      rates.values.push_back(options_.prefill / (Now() - begin));
-      RETURN_IF_ERROR(End(1));
+      // In turn, so that neither always comes second.
+      for (const bool digests : {round % 2 == 1, round % 2 == 0}) {
+        if (digests && digesting_ == nullptr) continue;
+        ASSIGN_OR_RETURN(const double rate,
+                         PrefillRate(digests ? *digesting_ : *runner_, prompt));
+        (digests ? rates.digests : rates.plain).values.push_back(rate);
+      }
     }
     return rates;
   }
@@ -137,7 +166,7 @@ class Bench {
       for (int i = 0; i < options_.batch; ++i) {
         const auto prompt = RandomTokens(std::max(options_.context, 1),
                                          round * 1000 + i, vocab_);
-        ASSIGN_OR_RETURN(const TokenId token, Feed(i, prompt));
+        ASSIGN_OR_RETURN(const TokenId token, Feed(*runner_, i, prompt));
         last.push_back(token);
       }
       const double begin = Now();
@@ -146,7 +175,7 @@ class Bench {
       }
       rates.values.push_back(options_.decode * options_.batch /
                              (Now() - begin));
-      RETURN_IF_ERROR(End(options_.batch));
+      RETURN_IF_ERROR(End(*runner_, options_.batch));
     }
     return rates;
   }
@@ -191,20 +220,41 @@ class Bench {
     ASSIGN_OR_RETURN(pool_,
                      KvPool::Create(PoolOptionsFor(config, loaded_.kv_dtype,
                                                    kBlockTokens, blocks)));
-    ASSIGN_OR_RETURN(runner_,
-                     StepRunner::Create(
-                         {.model = loaded_.model.get(),
-                          .pool = pool_.get(),
-                          .ops = &ops_,
-                          .threads = &threads_,
-                          .clock = &SystemClock::Get(),
-                          .max_batch_seqs = options_.batch,
-                          .max_batch_tokens = std::max(kChunk, options_.batch),
-                          .model_tokens = TokensPerSequence(),
-                          .eos_ids = {},
-                          .digest_logits = false,
-                          .observer = nullptr}));
+    StepRunnerOptions runner;
+    runner.model = loaded_.model.get();
+    runner.pool = pool_.get();
+    runner.ops = &ops_;
+    runner.threads = &threads_;
+    runner.clock = &SystemClock::Get();
+    runner.max_batch_seqs = options_.batch;
+    runner.max_batch_tokens = std::max(kChunk, options_.batch);
+    runner.model_tokens = TokensPerSequence();
+    ASSIGN_OR_RETURN(runner_, StepRunner::Create(runner));
+    if (options_.digests == 0) return absl::OkStatus();
+    MakeDigests();
+    runner.digests = digests_.get();
+    ASSIGN_OR_RETURN(digesting_, StepRunner::Create(runner));
     return absl::OkStatus();
+  }
+
+  void MakeDigests() {
+    kvtransfer::LayoutManifest manifest;
+    manifest.block_tokens = kBlockTokens;
+    kvtransfer::RankManifest rank;
+    rank.num_layers = static_cast<uint32_t>(loaded_.model->config().layers);
+    rank.groups.push_back(pool_->manifest_group());
+    manifest.replicas.emplace_back().ranks.push_back(std::move(rank));
+    digests_ = std::make_unique<kvtransfer::AppendDigests>(manifest, 0);
+  }
+
+  // Tokens per second of one prompt.
+  absl::StatusOr<double> PrefillRate(StepRunner& runner,
+                                     const std::vector<TokenId>& prompt) {
+    const double begin = Now();
+    RETURN_IF_ERROR(Feed(runner, 0, prompt).status());
+    const double rate = static_cast<double>(prompt.size()) / (Now() - begin);
+    RETURN_IF_ERROR(End(runner, 1));
+    return rate;
   }
 
   std::vector<BlockId> Blocks(int sequence, int tokens) const {
@@ -217,7 +267,7 @@ class Bench {
   }
 
   // Starts a sequence and runs its prompt; the token drawn at its end.
-  absl::StatusOr<TokenId> Feed(int sequence,
+  absl::StatusOr<TokenId> Feed(StepRunner& runner, int sequence,
                                const std::vector<TokenId>& prompt) {
     const SequenceKey key = static_cast<SequenceKey>(sequence);
     SamplingParams params;
@@ -242,7 +292,7 @@ class Bench {
       row.blocks = Blocks(sequence, end);
       if (end == size) row.samples = {key};
       plan.rows.push_back(std::move(row));
-      ASSIGN_OR_RETURN(const StepResult result, runner_->Run(plan));
+      ASSIGN_OR_RETURN(const StepResult result, runner.Run(plan));
       if (!result.sampled.empty()) token = result.sampled[0].token;
       done = end;
     }
@@ -264,12 +314,12 @@ class Bench {
     return absl::OkStatus();
   }
 
-  absl::Status End(int sequences) {
+  absl::Status End(StepRunner& runner, int sequences) {
     StepPlan plan;
     for (int i = 0; i < sequences; ++i) {
       plan.ends.push_back(static_cast<SequenceKey>(i));
     }
-    return runner_->Run(plan).status();
+    return runner.Run(plan).status();
   }
 
   const Options options_;
@@ -279,6 +329,8 @@ class Bench {
   int64_t vocab_ = 0;
   std::unique_ptr<KvPool> pool_;
   std::unique_ptr<StepRunner> runner_;
+  std::unique_ptr<kvtransfer::AppendDigests> digests_;
+  std::unique_ptr<StepRunner> digesting_;  // as runner_, but keeps digests_
 };
 
 // The matrices that every step reads whole: all but the embedding, unless it
@@ -312,9 +364,14 @@ absl::StatusOr<std::string> Measure(const Options& options) {
       absl::StrCat("{\"threads\": ", options.threads, streamed,
                    ", \"kv_bytes_per_token\": ", bench->KvBytesPerToken());
   if (options.prefill > 0) {
-    ASSIGN_OR_RETURN(const Rates rates, bench->Prefill());
+    ASSIGN_OR_RETURN(const PrefillRates rates, bench->Prefill());
     absl::StrAppend(&json, ", \"prefill_tokens\": ", options.prefill,
-                    ", \"prefill_tok_s\": ", rates.Json());
+                    ", \"prefill_tok_s\": ", rates.plain.Json());
+    if (options.digests != 0) {
+      absl::StrAppend(
+          &json, ", \"prefill_digests_tok_s\": ", rates.digests.Json(),
+          absl::StrFormat(", \"digests_cost\": %.4f", rates.Cost()));
+    }
   }
   if (options.decode > 0) {
     ASSIGN_OR_RETURN(const Rates rates, bench->Decode());
@@ -332,7 +389,7 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr,
                  "model_bench: %s\nusage: model_bench --model=PATH "
                  "[--prefill=N] [--decode=N] [--batch=N] [--context=N] "
-                 "[--rounds=N] [--threads=N] [--cpu.isa=LEVEL]\n",
+                 "[--rounds=N] [--threads=N] [--cpu.isa=LEVEL] [--digests=1]\n",
                  std::string(options.status().message()).c_str());
     return kExitUsage;
   }
