@@ -33,7 +33,7 @@ struct TransferContext {
   const Clock* clock = nullptr;
   const LayoutManifest* manifest = nullptr;  // ours
   RegionTable* regions = nullptr;
-  std::string region_key;                         // our region
+  std::string region_key;                   // our region
   AppendDigests* append_digests = nullptr;  // ours, or none
   TransferStats* stats = nullptr;
   TransferObserver* observer = nullptr;  // or none

@@ -54,11 +54,6 @@ TransferMetrics::TransferMetrics(
       digests_(registry.AddCounterFamily("sluice_kv_digest_failures_total",
                                          "Spans whose digest was wrong.",
                                          {"peer"})),
-      rectangles_(registry.AddCounterFamily(
-          "sluice_kv_rectangles_total",
-          "Rectangles sent, by where their digests came from: kept since the "
-          "KV was written, or from reading it once more.",
-          {"digests"})),
       lost_(registry.AddCounterFamily("sluice_kv_peer_lost_total",
                                       "Peers declared lost.", {"peer"})),
       refusals_(registry.AddCounterFamily("sluice_kv_pair_refusals_total",
@@ -106,7 +101,6 @@ TransferMetrics::TransferMetrics(
   peers_.CreateAll({{"pairing", "up", "suspect", "refused"}});
   refusals_.CreateAll(
       {{"numerics", "fingerprint", "layout", "generation", "version"}});
-  rectangles_.CreateAll({{"kept", "read"}});
   plan_.CreateAll({{"same", "reshard", "convert"}});
   bytes_.CreateAll({{"send", "receive"}, transports});
   copies_.CreateAll({transports});
@@ -181,8 +175,6 @@ void TransferMetrics::Update(const kvtransfer::TransferStats& stats,
   for (const auto& [kind, n] : stats.late_messages) Reach(late_, {kind}, n);
   for (const auto& [peer, n] : stats.digest_failures)
     Reach(digests_, {peer}, n);
-  Reach(rectangles_, {"kept"}, stats.kept_digests);
-  Reach(rectangles_, {"read"}, stats.read_digests);
   for (const auto& [peer, n] : stats.peers_lost) Reach(lost_, {peer}, n);
   for (const auto& [reason, n] : stats.pair_refusals) {
     Reach(refusals_, {reason}, n);

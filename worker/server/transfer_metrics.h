@@ -50,7 +50,6 @@ class TransferMetrics : public kvtransfer::TransferObserver {
   CounterFamily& stale_;
   CounterFamily& late_;
   CounterFamily& digests_;
-  CounterFamily& rectangles_;
   CounterFamily& lost_;
   CounterFamily& refusals_;
   GaugeFamily& inflight_;
