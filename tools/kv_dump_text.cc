@@ -18,7 +18,6 @@ namespace {
 using kvtransfer::GroupManifest;
 using kvtransfer::LayoutManifest;
 using kvtransfer::PlannedStream;
-using kvtransfer::PlanSide;
 using kvtransfer::RankManifest;
 using kvtransfer::Rectangle;
 using kvtransfer::RectanglePlan;

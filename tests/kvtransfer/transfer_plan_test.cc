@@ -357,6 +357,47 @@ TEST(TransferPlan, EqualsAnElementWiseCopyForLayerSplits) {
   }
 }
 
+// Whatever is cut comes out once, at spans, and no piece is large.
+TEST(TransferPlan, RectanglesAreCutAtSpansAndKeptSmall) {
+  const struct {
+    Rectangle whole;
+    uint32_t span;
+    uint64_t token_layer_bytes;
+    size_t want;
+  } cases[] = {
+      {{0, 40, 0, 2}, 16, 1536, 1},
+      {{0, 300, 0, 32}, 64, 2048, 3},      // 128 tokens of all layers
+      {{80, 300, 3, 32}, 64, 2048, 2},     // the first piece to a span's end
+      {{0, 256, 0, 10}, 64, 32768, 12},    // of 4 layers, then of 2
+      {{0, 1000, 0, 3}, 256, 100000, 12},  // a span of a layer is too much
+      {{5, 6, 0, 1}, 16, 0, 1},
+      {{0, 1 << 24, 0, 1}, 8, 1, 2},
+  };
+  for (const auto& c : cases) {
+    const std::vector<Rectangle> cut =
+        CutRectangle(c.whole, c.span, c.token_layer_bytes);
+    EXPECT_EQ(cut.size(), c.want);
+    uint64_t area = 0;
+    for (size_t i = 0; i < cut.size(); ++i) {
+      const Rectangle& r = cut[i];
+      EXPECT_TRUE(r.t0 % c.span == 0 || r.t0 == c.whole.t0);
+      EXPECT_TRUE(r.t1 % c.span == 0 || r.t1 == c.whole.t1);
+      const uint64_t size = uint64_t{r.t1 - r.t0} * (r.l1 - r.l0);
+      EXPECT_TRUE(size * c.token_layer_bytes <= 8 << 20 ||
+                  (r.l1 - r.l0 == 1 && r.t1 - r.t0 <= c.span));
+      area += size;
+      for (size_t j = 0; j < i; ++j) {
+        const Rectangle& o = cut[j];
+        EXPECT_TRUE(o.t1 <= r.t0 || r.t1 <= o.t0 || o.l1 <= r.l0 ||
+                    r.l1 <= o.l0)
+            << "overlap";
+      }
+    }
+    EXPECT_EQ(area,
+              uint64_t{c.whole.t1 - c.whole.t0} * (c.whole.l1 - c.whole.l0));
+  }
+}
+
 TEST(TransferPlan, RunsAreFoundByWireOffset) {
   const LayoutManifest a = Sharded({.order = InnerOrder::kCpuTiles});
   const LayoutManifest b = Sharded({.block_tokens = 64});
