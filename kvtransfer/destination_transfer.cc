@@ -246,7 +246,7 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
                                   ticket_.replica));
   payload_bytes_ =
       PayloadBytes(plans, ticket_.num_tokens - ticket_.skip_tokens);
-  context_->stats->inflight_bytes[1] += payload_bytes_;
+  context_->CountPayload(TransferDirection::kReceive, payload_bytes_);
   for (StreamPlan& plan : plans) {
     StreamCoverage coverage(plan, ticket_.skip_tokens, ticket_.num_tokens);
     streams_.push_back(

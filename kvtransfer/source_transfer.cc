@@ -76,7 +76,7 @@ void SourceTransfer::OnPeerUp(const LayoutManifest& peer) {
   bound_ = true;
   payload_bytes_ =
       PayloadBytes(*plans, args_.ticket.num_tokens - args_.ticket.skip_tokens);
-  context_->stats->inflight_bytes[0] += payload_bytes_;
+  context_->CountPayload(TransferDirection::kSend, payload_bytes_);
   for (StreamPlan& plan : *plans) {
     Stream stream;
     stream.plan = std::move(plan);

@@ -18,6 +18,11 @@ void TransferContext::CountStart(TransferDirection direction) const {
   ++stats->inflight_transfers[static_cast<size_t>(direction)];
 }
 
+void TransferContext::CountPayload(TransferDirection direction,
+                                   uint64_t bytes) const {
+  stats->inflight_bytes[static_cast<size_t>(direction)] += bytes;
+}
+
 void TransferContext::CountEnd(TransferDirection direction,
                                const TransferResult& result,
                                uint64_t payload_bytes) const {

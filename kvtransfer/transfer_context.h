@@ -52,8 +52,9 @@ struct TransferContext {
                                                uint32_t source_replica,
                                                const LayoutManifest& target,
                                                uint32_t target_replica) const;
-  // Counts one transfer's begin, and its end.
+  // Counts one transfer's begin, what it is to move, and its end.
   void CountStart(TransferDirection direction) const;
+  void CountPayload(TransferDirection direction, uint64_t bytes) const;
   void CountEnd(TransferDirection direction, const TransferResult& result,
                 uint64_t payload_bytes) const;
 };

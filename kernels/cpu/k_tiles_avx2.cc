@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/code_lines_avx2.h"
 #include "kernels/cpu/matmul_tiles.h"
 
 // Numerics section 4 by maddubs: sums of bytes stay in int16 as long as they
@@ -12,37 +13,8 @@ namespace {
 
 constexpr int kAheadBytes = 2048;
 
-inline __m256 Halves(const uint16_t* f16) {
-  return _mm256_cvtph_ps(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(f16)));
-}
-
-inline __m256i Load(const void* bytes) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
-}
 inline __m128i Load128(const void* bytes) {
   return _mm_loadu_si128(static_cast<const __m128i*>(bytes));
-}
-
-inline int32_t Word(const void* bytes) {
-  int32_t word;
-  __builtin_memcpy(&word, bytes, sizeof(word));
-  return word;
-}
-
-inline __m256i Nibbles(const uint8_t (*codes)[64], int k, int half) {
-  const __m256i both = Load(codes[k / 2] + half * 32);
-  return _mm256_and_si256(k % 2 == 0 ? both : _mm256_srli_epi16(both, 4),
-                          _mm256_set1_epi8(15));
-}
-
-// Field of `width` bits from bit `from` of each byte, as bits 4 and on.
-inline __m256i Plane(const uint8_t* plane, int from, int width) {
-  const __m256i bits = Load(plane);
-  const __m256i moved = from <= 4 ? _mm256_slli_epi16(bits, 4 - from)
-                                  : _mm256_srli_epi16(bits, from - 4);
-  return _mm256_and_si256(
-      moved, _mm256_set1_epi8(static_cast<char>(width == 1 ? 0x10 : 0x30)));
 }
 
 // Line k of sub-block j as unsigned codes, columns 8 * half and on.
@@ -99,8 +71,7 @@ inline void AddSubBlock(const Super& super, int j, int half, const int8_t* q,
         const __m256i w = Line(super, j, first + i, half + h);
 #pragma GCC unroll 4
         for (int m = 0; m < kRows; ++m) {
-          const __m256i a =
-              _mm256_set1_epi32(Word(q + m * kGroupElements + 4 * (first + i)));
+          const __m256i a = Broadcast(q + m * kGroupElements + 4 * (first + i));
           x[m][h] = _mm256_add_epi16(x[m][h], _mm256_maddubs_epi16(w, a));
         }
       }
@@ -128,8 +99,7 @@ inline __m256 Fold(const Super& super, int half, __m256i sums,
     for (int i = 0; i < kSubBlocks / 2; ++i) {
       const __m256i minima =
           _mm256_cvtepu8_epi16(Load128(super.minima[i][8 * half]));
-      const __m256i pair =
-          _mm256_set1_epi32(Word(rows.pair_sums[at + 2 * i * rows.height]));
+      const __m256i pair = Broadcast(rows.pair_sums[at + 2 * i * rows.height]);
       other = _mm256_add_epi32(other, _mm256_madd_epi16(minima, pair));
     }
     f = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums),
@@ -143,8 +113,7 @@ inline __m256 Fold(const Super& super, int half, __m256i sums,
     for (int j = 0; j < kSubBlocks; ++j) {
       const __m256i scale =
           _mm256_cvtepi8_epi16(Load128(super.scales[j][8 * half]));
-      const __m256i pair =
-          _mm256_set1_epi32(Word(rows.half_sums[at + j * rows.height]));
+      const __m256i pair = Broadcast(rows.half_sums[at + j * rows.height]);
       other = _mm256_add_epi32(other, _mm256_madd_epi16(scale, pair));
     }
     sums = _mm256_sub_epi32(sums, _mm256_slli_epi32(other, 5));

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/code_lines_avx512.h"
 #include "kernels/cpu/matmul_tiles.h"
 
 // Numerics section 4 by VNNI. The float chain of a result moves once per 256
@@ -12,29 +13,8 @@ namespace {
 
 constexpr int kAheadBytes = 4096;
 
-inline __m512 Halves(const uint16_t* f16) {
-  return _mm512_cvtph_ps(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(f16)));
-}
-
 inline __m256i Load256(const void* bytes) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
-}
-
-inline __m512i Nibbles(const uint8_t (*codes)[64], int k) {
-  const __m512i both = _mm512_loadu_si512(codes[k / 2]);
-  return _mm512_and_si512(k % 2 == 0 ? both : _mm512_srli_epi16(both, 4),
-                          _mm512_set1_epi8(15));
-}
-
-// Field of `width` bits from bit `from` of each byte, as bits 4 and on.
-inline __m512i Plane(const uint8_t* plane, int from, int width) {
-  const __m512i bits = _mm512_loadu_si512(plane);
-  const __m512i moved =
-      from <= 4 ? _mm512_slli_epi16(bits, static_cast<unsigned>(4 - from))
-                : _mm512_srli_epi16(bits, static_cast<unsigned>(from - 4));
-  return _mm512_and_si512(
-      moved, _mm512_set1_epi8(static_cast<char>(width == 1 ? 0x10 : 0x30)));
 }
 
 // Line k (4 of k by 16 columns) of sub-block j as unsigned codes.
@@ -67,12 +47,6 @@ inline constexpr int kParts = requires(Super super) {
   super.dmin;
 }
 ? 1 : 2;
-
-inline int32_t Word(const void* bytes) {
-  int32_t word;
-  __builtin_memcpy(&word, bytes, sizeof(word));
-  return word;
-}
 
 // I += scale * sum of products, of one sub-block.
 template <typename Super, int kRows, int kPanels>

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/code_lines_avx2.h"
 #include "kernels/cpu/matmul_tiles.h"
 #include "kernels/cpu/ops_avx2.h"
 
@@ -19,21 +20,6 @@ inline void PrefetchAhead(const void* group) {
   const char* at = static_cast<const char*>(group) + kAheadBytes;
 #pragma GCC unroll 32
   for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
-}
-
-inline __m256 Halves(const uint16_t* f16) {
-  return _mm256_cvtph_ps(
-      _mm_loadu_si128(reinterpret_cast<const __m128i*>(f16)));
-}
-
-inline __m256i Load(const void* bytes) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(bytes));
-}
-
-inline __m256i Broadcast(const int8_t* codes) {
-  int32_t word;
-  __builtin_memcpy(&word, codes, sizeof(word));
-  return _mm256_set1_epi32(word);
 }
 
 // Integer sums of one group: s8 weights as |w| times the activations with w's
@@ -114,13 +100,8 @@ inline bool IsOffsetBy16(const PackedQ5_1*) { return false; }
 // Line k of a group with a plane of fifth bits, as unsigned codes.
 template <typename Group>
 inline __m256i FiveBits(const Group& group, int k, int half) {
-  const __m256i both = Load(group.codes[k / 2] + half * 32);
-  const __m256i low = _mm256_and_si256(
-      k % 2 == 0 ? both : _mm256_srli_epi16(both, 4), _mm256_set1_epi8(15));
-  const __m256i bits = Load(group.high + half * 32);
-  const __m256i fifth =
-      k < 4 ? _mm256_slli_epi16(bits, 4 - k) : _mm256_srli_epi16(bits, k - 4);
-  return _mm256_or_si256(low, _mm256_and_si256(fifth, _mm256_set1_epi8(16)));
+  return _mm256_or_si256(Nibbles(group.codes, k, half),
+                         Plane(group.high + half * 32, k, 1));
 }
 
 // Four sums of at most 2 * 31 * 127 fit int16.

@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/code_lines_avx512.h"
 #include "kernels/cpu/matmul_tiles.h"
 #include "kernels/cpu/ops_avx512.h"
 
@@ -11,38 +12,16 @@
 namespace sluice::kernels {
 namespace {
 
-// Weights come once from memory when rows are few: far enough ahead to cover
-// its latency, near enough to stay in L1. Panels are streams of their own,
-// which share the distance, but less than a group ahead would help nobody.
-template <int kBytes, int kPanels>
-inline void PrefetchAhead(const void* group) {
-  constexpr int kAhead = 4096 / kPanels >= kBytes ? 4096 / kPanels : 2 * kBytes;
-  const char* at = static_cast<const char*>(group) + kAhead;
-#pragma GCC unroll 32
-  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
-}
-
-inline __m512 Halves(const uint16_t* f16) {
-  return _mm512_cvtph_ps(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(f16)));
-}
-
 // Line k (4 of k by 16 columns) as unsigned bytes: value + Offset.
 inline __m512i Line(const PackedQ8_0& group, int k) {
   return _mm512_xor_si512(_mm512_loadu_si512(group.codes[k]),
                           _mm512_set1_epi8(-128));
 }
-template <typename Nibbles>
-inline __m512i Line(const Nibbles& group, int k) {
-  const __m512i both = _mm512_loadu_si512(group.codes[k / 2]);
-  const __m512i low = _mm512_and_si512(
-      k % 2 == 0 ? both : _mm512_srli_epi16(both, 4), _mm512_set1_epi8(15));
+template <typename Group>
+inline __m512i Line(const Group& group, int k) {
+  const __m512i low = Nibbles(group.codes, k);
   if constexpr (requires { group.high; }) {
-    const __m512i bits = _mm512_loadu_si512(group.high);
-    const __m512i fifth =
-        k < 4 ? _mm512_slli_epi16(bits, static_cast<unsigned>(4 - k))
-              : _mm512_srli_epi16(bits, static_cast<unsigned>(k - 4));
-    return _mm512_or_si512(low, _mm512_and_si512(fifth, _mm512_set1_epi8(16)));
+    return _mm512_or_si512(low, Plane(group.high, k, 1));
   } else {
     return low;
   }
@@ -62,12 +41,6 @@ inline __m512i Start(const PackedQ5_0*, const int32_t* minus_128_sum) {
 template <typename Group>
 inline __m512i Start(const Group*, const int32_t*) {
   return _mm512_setzero_si512();
-}
-
-inline int32_t Word(const int8_t* codes) {
-  int32_t word;
-  __builtin_memcpy(&word, codes, sizeof(word));
-  return word;
 }
 
 // Numerics section 3. One group of kRows x kPanels: codes in the int32
@@ -113,26 +86,6 @@ inline void Int8Group(const Group* const* groups, const ActivationBlock& rows,
             minimum, _mm512_set1_ps(rows.scaled_sum[at + m]), f[m][p]);
       }
     }
-  }
-}
-
-template <int kRows, int kPanels>
-inline void StoreOut(const __m512 (&f)[kRows][kPanels], float* out) {
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      _mm512_store_ps(out + (m * kPanels + p) * kPanelColumns, f[m][p]);
-    }
-  }
-}
-
-template <int kRows, int kPanels>
-inline void Zero(__m512 (&f)[kRows][kPanels]) {
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) f[m][p] = _mm512_setzero_ps();
   }
 }
 

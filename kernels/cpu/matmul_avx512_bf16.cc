@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "kernels/cpu/code_lines_avx512.h"
 #include "kernels/cpu/matmul_tiles.h"
 #include "kernels/cpu/ops_avx512.h"
 
@@ -11,14 +12,6 @@
 
 namespace sluice::kernels {
 namespace {
-
-template <int kBytes, int kPanels>
-inline void PrefetchAhead(const void* group) {
-  constexpr int kAhead = 4096 / kPanels >= kBytes ? 4096 / kPanels : 2 * kBytes;
-  const char* at = static_cast<const char*>(group) + kAhead;
-#pragma GCC unroll 32
-  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
-}
 
 // Lanes are (high, low): members r and r + 1 of the even chain, and of the odd
 // one, out of the lines of r and r + 1.
@@ -37,15 +30,6 @@ inline Pairs PairsOf(__m512i line, __m512i next) {
 
 inline __m512bh Broadcast(uint32_t pair) {
   return (__m512bh)_mm512_set1_epi32(static_cast<int>(pair));
-}
-
-template <int kRows, int kPanels>
-inline void Zero(__m512 (&f)[kRows][kPanels]) {
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) f[m][p] = _mm512_setzero_ps();
-  }
 }
 
 template <int kRows, int kPanels>
@@ -88,13 +72,7 @@ void Bf16Tile(const TileArgs& args) {
       }
     }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      _mm512_store_ps(args.out + (m * kPanels + p) * kPanelColumns, f[m][p]);
-    }
-  }
+  StoreOut(f, args.out);
 }
 
 constexpr TileSet kBf16 = {

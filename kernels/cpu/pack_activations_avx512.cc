@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "kernels/cpu/activation_layout.h"
+#include "kernels/cpu/byte_sums.h"
 #include "kernels/cpu/ops_avx512.h"
 
 namespace sluice::kernels {
@@ -77,14 +78,6 @@ void PackF32(const PackGroup& group, const ActivationBlock& block) {
   float* values = block.values + group.at * kGroupElements;
   _mm512_storeu_ps(values, _mm512_loadu_ps(group.x));
   _mm512_storeu_ps(values + 16, _mm512_loadu_ps(group.x + 16));
-}
-
-// Sum of 16 signed bytes.
-inline int16_t SumOfBytes(__m128i codes) {
-  const __m128i sums = _mm_sad_epu8(_mm_xor_si128(codes, _mm_set1_epi8(-128)),
-                                    _mm_setzero_si128());
-  return static_cast<int16_t>(_mm_cvtsi128_si32(sums) +
-                              _mm_extract_epi16(sums, 4) - 16 * 128);
 }
 
 // As PackInt8(), with one scale for 256 values.

@@ -70,6 +70,9 @@ struct Victim {
   std::string instance;
 };
 
+const Victim kVictims[] = {
+    {"shm", "p0"}, {"shm", "d0"}, {"ucx", "p0"}, {"ucx", "d0"}};
+
 std::string NameOf(const testing::TestParamInfo<Victim>& info) {
   return absl::StrCat(info.param.transport, "_", info.param.instance);
 }
@@ -175,12 +178,7 @@ class ClusterKills : public ClusterFaults {
   int64_t slowest_restart_ms_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Of, ClusterKills,
-                         testing::Values(Victim{"shm", "p0"},
-                                         Victim{"shm", "d0"},
-                                         Victim{"ucx", "p0"},
-                                         Victim{"ucx", "d0"}),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Of, ClusterKills, testing::ValuesIn(kVictims), NameOf);
 
 TEST_P(ClusterKills, SurvivorsAreWhole) {
   ASSERT_NO_FATAL_FAILURE(Start(1, 1));
@@ -255,12 +253,7 @@ class ClusterStops : public ClusterFaults {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Of, ClusterStops,
-                         testing::Values(Victim{"shm", "p0"},
-                                         Victim{"shm", "d0"},
-                                         Victim{"ucx", "p0"},
-                                         Victim{"ucx", "d0"}),
-                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Of, ClusterStops, testing::ValuesIn(kVictims), NameOf);
 
 // Shorter than any silence counts: nothing fails.
 TEST_P(ClusterStops, ShortOnesCauseNothing) {

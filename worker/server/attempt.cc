@@ -75,9 +75,9 @@ std::shared_ptr<const v1::WorkerEvent> Attempt::Next(Cursor& cursor) {
   MutexLock lock(mu_);
   std::shared_ptr<const v1::WorkerEvent> event;
   while (event == nullptr && cursor.next < journal_.size()) {
-    const auto& entry = journal_[cursor.next++];
-    read_bytes_ += entry->ByteSizeLong();
-    event = Trimmed(entry, next_position_);
+    const Entry& entry = journal_[cursor.next++];
+    read_bytes_ = entry.end_bytes;
+    event = Trimmed(entry.event, next_position_);
   }
   UpdateBacklog();
   return event;
@@ -129,8 +129,9 @@ void Attempt::Append(v1::WorkerEvent event,
     if (final_.has_value()) return;
     if (event.event_case() != v1::WorkerEvent::EVENT_NOT_SET) {
       journal_bytes_ += event.ByteSizeLong();
+      auto kept = std::make_shared<const v1::WorkerEvent>(std::move(event));
       journal_.push_back(
-          std::make_shared<const v1::WorkerEvent>(std::move(event)));
+          {.event = std::move(kept), .end_bytes = journal_bytes_});
       UpdateBacklog();
     }
     final_ = std::move(final_status);
@@ -140,7 +141,7 @@ void Attempt::Append(v1::WorkerEvent event,
 }
 
 void Attempt::UpdateBacklog() {
-  const uint64_t ahead = journal_bytes_ - std::min(read_bytes_, journal_bytes_);
+  const uint64_t ahead = journal_bytes_ - read_bytes_;
   const bool backlogged =
       ahead > (backlogged_ ? kMaxAheadBytes / 2 : kMaxAheadBytes);
   if (backlogged == backlogged_) return;

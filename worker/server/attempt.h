@@ -108,6 +108,11 @@ class Attempt final : public TokenSink {
   void OnFinished(const absl::Status& status, const Usage& usage) override;
 
  private:
+  struct Entry {
+    std::shared_ptr<const v1::WorkerEvent> event;
+    uint64_t end_bytes = 0;  // of the journal up to and with it
+  };
+
   void Append(v1::WorkerEvent event,
               std::optional<absl::Status> final_status = std::nullopt);
   void AppendAdmitted(const v1::Ticket* ticket);
@@ -119,8 +124,7 @@ class Attempt final : public TokenSink {
   std::function<void()> on_finished_;
   std::function<void(bool)> on_backlog_;
   mutable Mutex mu_;
-  std::vector<std::shared_ptr<const v1::WorkerEvent>> journal_
-      ABSL_GUARDED_BY(mu_);
+  std::vector<Entry> journal_ ABSL_GUARDED_BY(mu_);
   uint64_t journal_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t read_bytes_ ABSL_GUARDED_BY(mu_) = 0;  // of those, by the reader
   bool backlogged_ ABSL_GUARDED_BY(mu_) = false;

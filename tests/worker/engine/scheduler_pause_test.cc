@@ -8,17 +8,6 @@
 namespace sluice::worker {
 namespace {
 
-std::vector<TokenId> Expected(const SchedulerRig& rig, RequestKey key) {
-  const Request& request = rig.requests.at(key);
-  std::vector<TokenId> tokens = request.prompt;
-  const auto prompt = static_cast<uint32_t>(tokens.size());
-  while (tokens.size() - prompt <
-         static_cast<size_t>(request.sampling.max_tokens)) {
-    tokens.push_back(rig.model.Next(0, tokens, prompt));
-  }
-  return {tokens.begin() + prompt, tokens.end()};
-}
-
 TEST(SchedulerPauseTest, GetsNoTokensAndContinuesEqually) {
   SchedulerRig rig({});
   const RequestKey a = rig.Submit(Tokens(6, 1), 5);
@@ -33,8 +22,8 @@ TEST(SchedulerPauseTest, GetsNoTokensAndContinuesEqually) {
   rig.scheduler->SetPaused(a, false);
   EXPECT_EQ(rig.StepRows(), "1[6,7)");
   rig.RunAll();
-  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, a));
-  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, b));
+  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, rig.requests[a], 0));
+  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, rig.requests[b], 0));
   EXPECT_EQ(rig.streams[a].preempted, 0);
 }
 
@@ -52,8 +41,8 @@ TEST(SchedulerPauseTest, ItsBlocksGoToWhoeverWaits) {
   EXPECT_FALSE(rig.streams[a].status.has_value());
   rig.scheduler->SetPaused(a, false);
   rig.RunAll();
-  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, a));
-  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, b));
+  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, rig.requests[a], 0));
+  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, rig.requests[b], 0));
 }
 
 TEST(SchedulerPauseTest, ItsSeatGoesToWhoeverWaits) {
@@ -66,7 +55,7 @@ TEST(SchedulerPauseTest, ItsSeatGoesToWhoeverWaits) {
   EXPECT_TRUE(rig.streams[b].status->ok());
   rig.scheduler->SetPaused(a, false);
   rig.RunAll();
-  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, a));
+  EXPECT_EQ(rig.streams[a].tokens[0], Expected(rig, rig.requests[a], 0));
 }
 
 TEST(SchedulerPauseTest, IsTheFirstVictimAndEndsWhilePaused) {
@@ -77,7 +66,7 @@ TEST(SchedulerPauseTest, IsTheFirstVictimAndEndsWhilePaused) {
   EXPECT_EQ(rig.StepRows(), "1[0,7) 2[0,7)");
   rig.scheduler->SetPaused(a, true);
   rig.RunAll();
-  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, b));
+  EXPECT_EQ(rig.streams[b].tokens[0], Expected(rig, rig.requests[b], 0));
   EXPECT_EQ(rig.streams[b].preempted, 0);
   EXPECT_EQ(rig.streams[a].preempted, 1);
   rig.Cancel(a);

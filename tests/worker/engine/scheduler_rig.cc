@@ -228,4 +228,15 @@ void SchedulerRig::On(const PrefillFailedEvent& event) {
   SLUICE_CHECK(prefill_failed.emplace(event.key, event.cause).second);
 }
 
+std::vector<TokenId> Expected(const SchedulerRig& rig, const Request& request,
+                              uint64_t seed) {
+  std::vector<TokenId> tokens = request.prompt;
+  const auto prompt = static_cast<uint32_t>(tokens.size());
+  while (tokens.size() - prompt <
+         static_cast<size_t>(request.sampling.max_tokens)) {
+    tokens.push_back(rig.model.Next(seed, tokens, prompt));
+  }
+  return {tokens.begin() + prompt, tokens.end()};
+}
+
 }  // namespace sluice::worker

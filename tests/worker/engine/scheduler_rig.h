@@ -104,6 +104,10 @@ class SchedulerRig {
   RequestKey next_key_ = 1;
 };
 
+// The stream of one choice, computed without any scheduler.
+std::vector<TokenId> Expected(const SchedulerRig& rig, const Request& request,
+                              uint64_t seed);
+
 }  // namespace sluice::worker
 
 #endif  // TESTS_WORKER_ENGINE_SCHEDULER_RIG_H_

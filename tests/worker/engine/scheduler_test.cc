@@ -15,18 +15,6 @@ namespace {
 
 using Options = SchedulerRig::Options;
 
-// The stream of one choice, computed without any scheduler.
-std::vector<TokenId> Expected(const SchedulerRig& rig, const Request& request,
-                              uint64_t seed) {
-  std::vector<TokenId> tokens = request.prompt;
-  const auto prompt = static_cast<uint32_t>(tokens.size());
-  while (tokens.size() - prompt <
-         static_cast<size_t>(request.sampling.max_tokens)) {
-    tokens.push_back(rig.model.Next(seed, tokens, prompt));
-  }
-  return {tokens.begin() + prompt, tokens.end()};
-}
-
 TEST(SchedulerTest, OneRequestRunsToItsEnd) {
   SchedulerRig rig({});
   const RequestKey key = rig.Submit(Tokens(10, 1), 3);
