@@ -129,4 +129,9 @@ absl::StatusOr<int> UcxContext::EventFd() const {
   return fd;
 }
 
+Mutex& UcxDescriptors() {
+  static Mutex mutex;
+  return mutex;
+}
+
 }  // namespace sluice::kvtransfer

@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/mutex.h"
 #include "ucp/api/ucp.h"
 
 namespace sluice::kvtransfer {
@@ -40,6 +41,13 @@ class UcxContext {
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
 };
+
+// Held around every call that may open or close descriptors of UCX. Its
+// asynchronous events are known by descriptor for the whole process: one that a
+// worker has yet to handle when it closes its descriptor would meet another
+// worker's, if that took the same number, and abort the process (1.13.1,
+// __ucs_async_poll_missed). A call that closes also handles what it missed.
+Mutex& UcxDescriptors();
 
 }  // namespace sluice::kvtransfer
 

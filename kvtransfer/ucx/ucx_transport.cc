@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "base/check.h"
+#include "base/mutex.h"
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "kvtransfer/ucx/data_codec.h"
@@ -260,6 +261,7 @@ void UcxTransport::State::ReapClosed() {
 
 UcxTransport::State::~State() {
   if (context == nullptr) return;
+  MutexLock lock(UcxDescriptors());
   for (const ucp_conn_request_h request : requests) {
     ucp_listener_reject(listener, request);
   }
@@ -410,6 +412,7 @@ absl::StatusOr<LinkId> UcxTransport::Connect(const LinkArgs& args) {
   State::Link link;
   link.args = args;
   const LinkId id = NewId();
+  MutexLock lock(UcxDescriptors());
   if (args.dial) {
     ASSIGN_OR_RETURN(const SocketAddress address,
                      ParseSocketAddress(args.address));
@@ -477,6 +480,7 @@ std::optional<absl::Status> UcxTransport::Poll(OperationId operation) {
 bool UcxTransport::Progress(TransportEvents& events, bool may_sleep) {
   State& state = *state_;
   const ucp_worker_h worker = state.context->worker();
+  MutexLock lock(UcxDescriptors());
   state.events = &events;
   bool any = false;
   for (int i = 0; i < kProgressTurns && ucp_worker_progress(worker) != 0; ++i) {
