@@ -2,9 +2,12 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <utility>
+
 namespace sluice::router {
 
-std::shared_ptr<const WorkerLink> MakeWorkerLink(const std::string& address) {
+std::shared_ptr<const WorkerLink> MakeWorkerLink(const std::string& address,
+                                                 const LiveCount& live) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(64 << 20);
   arguments.SetMaxSendMessageSize(64 << 20);
@@ -23,12 +26,14 @@ std::shared_ptr<const WorkerLink> MakeWorkerLink(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 256 << 10);
   // Retries are the flow's business.
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-  auto link = std::make_shared<WorkerLink>();
-  link->address = address;
-  link->channel = grpc::CreateCustomChannel(
+  auto channel = grpc::CreateCustomChannel(
       address, grpc::InsecureChannelCredentials(), arguments);
-  link->stub = v1::Worker::NewStub(link->channel);
-  return link;
+  auto stub = v1::Worker::NewStub(channel);
+  return std::shared_ptr<const WorkerLink>(
+      new WorkerLink{.member = LiveCount::Member(live),
+                     .address = address,
+                     .channel = std::move(channel),
+                     .stub = std::move(stub)});
 }
 
 }  // namespace sluice::router

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kTurn(50);
 constexpr int64_t kCardRetryMs = 2000;
+constexpr std::chrono::milliseconds kLinksTimeout(5000);
 
 }  // namespace
 
@@ -47,6 +48,12 @@ absl::StatusOr<WorkerRegistry::CardFacts> WorkerRegistry::Shared::Build(
     built[card->sha256] = *served;
   }
   return facts;
+}
+
+WorkerRegistry::Links::~Links() {
+  if (!live.AwaitNone(kLinksTimeout)) {
+    Log(kWarn, "calls to workers outlive the registry", {});
+  }
 }
 
 WorkerRegistry::WorkerRegistry(RegistryOptions options)
@@ -99,7 +106,7 @@ void WorkerRegistry::Handle(TargetsEvent& event) {
   }
   for (const std::string& address : event.addresses) {
     auto [it, added] = sites_.try_emplace(address, options_.silent_ms);
-    if (added) it->second.link = MakeWorkerLink(address);
+    if (added) it->second.link = MakeWorkerLink(address, links_.live);
   }
   changed_ = true;
 }

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "base/inbox.h"
+#include "base/live_count.h"
 #include "base/mutex.h"
 #include "base/snapshot.h"
 #include "proto/worker.pb.h"
@@ -119,6 +120,12 @@ class WorkerRegistry {
     absl::StatusOr<CardFacts> Build(absl::StatusOr<CardFetch::Card> card);
   };
 
+  // Waits for the links that calls of others still hold.
+  struct Links {
+    ~Links();
+    LiveCount live;
+  };
+
   void Run(const std::stop_token& stop);
   void Handle(TargetsEvent& event);
   void Handle(ReportEvent& event);
@@ -134,6 +141,7 @@ class WorkerRegistry {
   void PickModels(ClusterView& view) const;
   int64_t NowMs() const { return options_.clock->NowMs(); }
 
+  const Links links_;  // goes last
   const RegistryOptions options_;
   const std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
   Snapshot<ClusterView> view_;

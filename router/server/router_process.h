@@ -58,14 +58,15 @@ class RouterProcess {
 
   MetricRegistry metrics_;
   std::unique_ptr<HealthBoard> health_;
+  // Shut down first, yet goes after the workers' channels (base/live_count.h).
+  std::unique_ptr<grpc::Server> server_;
   Heartbeat* control_beat_ = nullptr;  // the board's
   std::string last_reasons_;           // control thread
   std::unique_ptr<RequestRouter> router_;
   std::unique_ptr<RouterMetrics> router_metrics_;
-  ComputePool grpc_compute_{2, 2};  // outlives the server
+  ComputePool grpc_compute_{2, 2};  // outlives the server's calls
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<HealthService> health_service_;
-  std::unique_ptr<grpc::Server> server_;
   std::string grpc_address_;
   std::unique_ptr<HttpGateway> http_;
   std::unique_ptr<AdminHttp> metrics_http_;

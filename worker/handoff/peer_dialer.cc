@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/grpc_status.h"
+#include "base/live_count.h"
 #include "base/log.h"
 #include "base/status_macros.h"
 #include "base/thread.h"
@@ -36,6 +37,7 @@ constexpr milliseconds kLived(1000);
 constexpr milliseconds kLinkedElsewhere(1000);
 constexpr milliseconds kLookEvery(250);
 constexpr milliseconds kPairTimeout(3000);
+constexpr milliseconds kGoneTimeout(5000);
 
 // Sleeps, at most until a stop is requested.
 void Pause(const std::stop_token& stop, milliseconds time) {
@@ -50,8 +52,8 @@ using ClientLink = grpc::ClientBidiReactor<v1::KvMessage, v1::KvMessage>;
 // The dialled end of a Link.
 class DialledLink final : public LinkReactor<ClientLink> {
  public:
-  DialledLink(KvLinks& links, std::string peer)
-      : LinkReactor(links, std::move(peer)) {}
+  DialledLink(KvLinks& links, std::string peer, const LiveCount& count)
+      : LinkReactor(links, std::move(peer)), member_(count) {}
 
   void Run(v1::Kv::Stub& stub, const std::string& own_worker) {
     context_.AddMetadata(kLinkWorkerKey, own_worker);
@@ -85,6 +87,8 @@ class DialledLink final : public LinkReactor<ClientLink> {
     RemoveHold();
   }
 
+  const LiveCount::Member
+      member_;  // goes after the call's piece of the channel
   grpc::ClientContext context_;
   Mutex mu_;
   CondVar ended_;
@@ -276,14 +280,20 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
 bool PeerDialer::FollowLink(const std::stop_token& stop, v1::Kv::Stub& stub,
                             const std::string& worker) {
   const auto begin = std::chrono::steady_clock::now();
-  auto link = std::make_shared<DialledLink>(links_, worker);
-  link->Run(stub, options_.own_worker);
-  const std::stop_callback close(stop, [&link] { link->Close(); });
-  // Twice in a row: the first look may be older than the pairing.
-  int lost = 0;
-  while (!link->WaitUntilDone(kLookEvery)) {
-    lost = IsLost(transfers_, worker) ? lost + 1 : 0;
-    if (lost >= 2) link->Close();
+  const LiveCount live;
+  {
+    auto link = std::make_shared<DialledLink>(links_, worker, live);
+    link->Run(stub, options_.own_worker);
+    const std::stop_callback close(stop, [&link] { link->Close(); });
+    // Twice in a row: the first look may be older than the pairing.
+    int lost = 0;
+    while (!link->WaitUntilDone(kLookEvery)) {
+      lost = IsLost(transfers_, worker) ? lost + 1 : 0;
+      if (lost >= 2) link->Close();
+    }
+  }
+  if (!live.AwaitNone(kGoneTimeout)) {
+    Log(kWarn, "kv link outlives its call", {{"peer", worker}});
   }
   return std::chrono::steady_clock::now() - begin >= kLived;
 }
