@@ -183,6 +183,7 @@ struct WorkerProcess::Parts {
   bool drained ABSL_GUARDED_BY(mu) = false;
 
   KvLinks links;
+  std::unique_ptr<kvtransfer::ControlLink> hooked_control;  // tests only
   std::unique_ptr<TransferMetrics> transfer_metrics;
   std::unique_ptr<kvtransfer::AppendDigests> append_digests;
   std::unique_ptr<kvtransfer::TransferEngine> transfers;
@@ -208,7 +209,7 @@ struct WorkerProcess::Parts {
   absl::Status LoadAndPlan();
   absl::Status SelectKernels();
   void DescribeWorker();
-  absl::Status MakeTransfers();
+  absl::Status MakeTransfers(const TransferHooks& hooks);
   absl::Status MakeEngine();
   void MakeServices();
   absl::Status Listen();
@@ -313,12 +314,16 @@ void WorkerProcess::Parts::DescribeWorker() {
   facts.min_peers = options.min_peers;
 }
 
-absl::Status WorkerProcess::Parts::MakeTransfers() {
+absl::Status WorkerProcess::Parts::MakeTransfers(const TransferHooks& hooks) {
   if (!splits()) return absl::OkStatus();
   kvtransfer::EngineOptions engine_options;
   engine_options.manifest = manifest;
   engine_options.region = pool->memory().region();
-  engine_options.transports = MakeTransports(options);
+  for (auto& transport : MakeTransports(options)) {
+    engine_options.transports.push_back(
+        hooks.wrap_transport ? hooks.wrap_transport(std::move(transport))
+                             : std::move(transport));
+  }
   if (engine_options.transports.empty()) {
     return absl::UnavailableError(absl::StrCat(
         "no KV transport works here, wanted ", options.kv_transport));
@@ -329,7 +334,9 @@ absl::Status WorkerProcess::Parts::MakeTransfers() {
   }
   transfer_metrics = std::make_unique<TransferMetrics>(*metrics, names);
   engine_options.observer = transfer_metrics.get();
-  engine_options.control = &links;
+  if (hooks.wrap_control) hooked_control = hooks.wrap_control(links);
+  engine_options.control =
+      hooked_control == nullptr ? &links : hooked_control.get();
   engine_options.clock = clock;
   engine_options.can_send = options.role == v1::PREFILL;
   if (engine_options.can_send) {
@@ -588,7 +595,7 @@ void WorkerProcess::Parts::AddReadinessChecks() {
 
 std::unique_ptr<WorkerProcess> WorkerProcess::Start(
     const WorkerOptions& options, HealthBoard& health, MetricRegistry& metrics,
-    StartFailure& failure) {
+    const TransferHooks& hooks, StartFailure& failure) {
   auto parts = std::make_unique<Parts>();
   Parts* p = parts.get();
   p->options = options;
@@ -608,7 +615,7 @@ std::unique_ptr<WorkerProcess> WorkerProcess::Start(
   }
   health.SetReason("loading", false);
   p->DescribeWorker();
-  if (failed(StartPhase::kRun, p->MakeTransfers()) ||
+  if (failed(StartPhase::kRun, p->MakeTransfers(hooks)) ||
       failed(StartPhase::kConfig, p->MakeEngine())) {
     return nullptr;
   }

@@ -8,6 +8,7 @@
 #include "base/exit_code.h"
 #include "base/health.h"
 #include "base/metrics.h"
+#include "worker/transfer_hooks.h"
 #include "worker/worker_options.h"
 
 namespace sluice::worker {
@@ -27,6 +28,7 @@ class WorkerProcess {
   static std::unique_ptr<WorkerProcess> Start(const WorkerOptions& options,
                                               HealthBoard& health,
                                               MetricRegistry& metrics,
+                                              const TransferHooks& hooks,
                                               StartFailure& failure);
   ~WorkerProcess();
 

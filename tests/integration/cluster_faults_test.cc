@@ -2,7 +2,8 @@
 // real processes: every call ends in a definite way, tokens are those of a run
 // without faults, and the survivors hold nothing when it is over.
 //
-// $SLUICE_FAULT_CYCLES: kills per test (default 10), for longer runs by hand.
+// $SLUICE_FAULT_CYCLES: kills per test (default 10), $SLUICE_CHURN_SECONDS: how
+// long ClusterChurn goes on (default 15), for longer runs by hand.
 
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -10,7 +11,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -22,7 +22,6 @@
 #include "absl/strings/str_cat.h"
 #include "tests/integration/fault_load.h"
 #include "tests/integration/local_cluster.h"
-#include "tests/worker/exec/rig.h"
 
 namespace sluice {
 namespace {
@@ -43,26 +42,14 @@ constexpr int64_t kStopBoundMs = 8000;
 // Start of the process, pairing (1 s), and the router's word of it (2 s).
 constexpr int64_t kRestartBoundMs = 3000;
 
-int Cycles(int by_default) {
-  const char* text = std::getenv("SLUICE_FAULT_CYCLES");
-  int cycles = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &cycles) ? cycles
-                                                            : by_default;
+int FromEnvironment(const char* name, int by_default) {
+  const char* text = std::getenv(name);
+  int value = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : by_default;
 }
 
-// What must not grow in a survivor.
-struct Footprint {
-  double descriptors = 0;
-  double resident_mib = 0;
-  double threads = 0;
-  int mappings = 0;
-};
-
-int CountMappings(pid_t pid) {
-  std::ifstream file(absl::StrCat("/proc/", pid, "/maps"));
-  int lines = 0;
-  for (std::string line; std::getline(file, line);) ++lines;
-  return lines;
+int Cycles(int by_default) {
+  return FromEnvironment("SLUICE_FAULT_CYCLES", by_default);
 }
 
 struct Victim {
@@ -77,38 +64,16 @@ std::string NameOf(const testing::TestParamInfo<Victim>& info) {
   return absl::StrCat(info.param.transport, "_", info.param.instance);
 }
 
-// Prompts go through small chunks and small blocks, so that transfers are long
-// and many are open at any time.
-std::unique_ptr<LocalCluster> StartCluster(
-    const std::string& transport, int prefill, int decode,
-    const std::vector<std::string>& flags) {
-  ClusterSpec spec{
-      .model = worker::TinyModelPath("llama"),
-      .worker_flags = {"--kv.blocks=400", "--kv.block_tokens=16",
-                       "--sched.chunk_tokens=64", "--sched.max_batch_tokens=96",
-                       "--sched.max_batch_seqs=16", "--cpu.threads=1",
-                       "--kv.debuggable=true",
-                       absl::StrCat("--kv.transport=", transport)},
-      .router_flags = {"--route.local_prefill_fallback=false"},
-      .step_logs = false};
-  spec.worker_flags.insert(spec.worker_flags.end(), flags.begin(), flags.end());
-  for (int i = 0; i < prefill; ++i) {
-    spec.workers.push_back({absl::StrCat("p", i), "prefill", {}});
-  }
-  for (int i = 0; i < decode; ++i) {
-    spec.workers.push_back({absl::StrCat("d", i), "decode", {}});
-  }
-  auto cluster = LocalCluster::Start(spec);
-  EXPECT_TRUE(cluster.ok()) << cluster.status();
-  return cluster.ok() ? *std::move(cluster) : nullptr;
-}
-
 class ClusterFaults : public testing::TestWithParam<Victim> {
  protected:
   void Start(int prefill, int decode,
              const std::vector<std::string>& flags = {}) {
-    cluster_ = StartCluster(GetParam().transport, prefill, decode, flags);
-    ASSERT_NE(cluster_, nullptr);
+    auto cluster = StartFaultCluster({.transport = GetParam().transport,
+                                      .prefill = prefill,
+                                      .decode = decode,
+                                      .flags = flags});
+    ASSERT_TRUE(cluster.ok()) << cluster.status();
+    cluster_ = *std::move(cluster);
     auto known = LearnRequests(*cluster_, kRequests, /*seed=*/20250);
     ASSERT_TRUE(known.ok()) << known.status();
     known_ = *std::move(known);
@@ -138,17 +103,6 @@ class ClusterFaults : public testing::TestWithParam<Victim> {
           CallKnown(*cluster_, known_[(first + i) % known_.size()]);
       EXPECT_TRUE(status.ok()) << status;
     }
-  }
-
-  Footprint FootprintOf(const std::string& name) {
-    const std::string metrics = cluster_->Metrics(name);
-    Footprint result;
-    result.descriptors = MetricOf(metrics, "process_open_fds");
-    result.resident_mib =
-        MetricOf(metrics, "process_resident_memory_bytes") / (1 << 20);
-    result.threads = MetricOf(metrics, "sluice_threads");
-    result.mappings = CountMappings(cluster_->PidOf(name));
-    return result;
   }
 
   std::unique_ptr<LocalCluster> cluster_;
@@ -211,11 +165,11 @@ TEST_P(ClusterKills, SurvivorsAreWhole) {
     }
     ExpectQuiet(victim());
     ExpectServes(2 * cycle, 2);
-    if (cycle + 1 == kWarm) before = FootprintOf(survivor);
+    if (cycle + 1 == kWarm) before = FootprintOf(*cluster_, survivor);
     if (HasFailure()) break;
   }
   ExpectQuiet(survivor);
-  const Footprint after = FootprintOf(survivor);
+  const Footprint after = FootprintOf(*cluster_, survivor);
   std::cout << cycles << " kills of " << victim() << " over "
             << GetParam().transport << ": " << total_.Text()
             << ", slowest restart " << slowest_restart_ms_ << " ms"
@@ -348,6 +302,71 @@ TEST_P(ClusterStops, LongOnesAreFenced) {
             << Late("sluice_kv_stale_messages_total") << " stale and "
             << Late("sluice_kv_late_messages_total") << " late messages\n";
   EXPECT_LE(total_.longest_ms, kStopBoundMs);
+  EXPECT_TRUE(cluster_->Stop().ok());
+}
+
+class ClusterChurn : public ClusterFaults {};
+
+INSTANTIATE_TEST_SUITE_P(Of, ClusterChurn,
+                         testing::Values(Victim{"shm", ""}, Victim{"ucx", ""}),
+                         [](const auto& info) { return info.param.transport; });
+
+// A worker of either kind dies every 5 s and comes back at once, while the load
+// goes on without a break.
+TEST_P(ClusterChurn, GoesOnWithoutABreak) {
+  constexpr auto kBetweenKills = std::chrono::seconds(5);
+  ASSERT_NO_FATAL_FAILURE(Start(2, 2));
+  const std::string names[] = {"p0", "p1", "d0", "d1"};
+  const int kills = FromEnvironment("SLUICE_CHURN_SECONDS", 15) / 5;
+  std::mt19937 random(23);
+  const auto begin = std::chrono::steady_clock::now();
+  double most_quarantined = 0;
+  FaultLoad load(*cluster_, known_, Streams(1, /*cancel_share=*/0.1));
+  std::unique_ptr<Footprint> router_before;
+  for (int i = 1; i <= kills && !HasFailure(); ++i) {
+    SCOPED_TRACE(absl::StrCat("kill ", i));
+    const std::string& name = names[random() % 4];
+    const absl::Status killed = cluster_->Kill(name);
+    ASSERT_TRUE(killed.ok()) << killed;
+    ASSERT_TRUE(cluster_->Restart(name).ok());
+    const absl::Status ready = cluster_->WaitReady();
+    ASSERT_TRUE(ready.ok()) << ready;
+    std::this_thread::sleep_until(begin + i * kBetweenKills);
+    for (const std::string& other : names) {
+      const std::string metrics = cluster_->Metrics(other);
+      most_quarantined = std::max(
+          most_quarantined,
+          MetricOf(metrics, "sluice_kv_blocks", "state=\"quarantined\""));
+      EXPECT_EQ(MetricOf(metrics, "sluice_ledger_violations_total"), 0);
+    }
+    if (i == (kills + 1) / 2) {
+      router_before =
+          std::make_unique<Footprint>(FootprintOf(*cluster_, "router"));
+    }
+  }
+  Add(load.Stop());
+  for (const std::string& name : names) ExpectQuiet(name);
+  ExpectServes(0, 8);
+  const Footprint router = FootprintOf(*cluster_, "router");
+  std::cout << kills << " kills over " << GetParam().transport << ": "
+            << total_.Text() << "; at most " << most_quarantined
+            << " blocks quarantined between kills";
+  for (const std::string& name : names) {
+    const Footprint now = FootprintOf(*cluster_, name);
+    std::cout << "; " << name << " " << now.resident_mib << " MiB "
+              << now.descriptors << " descriptors "
+              << std::max(0.0, MetricOf(cluster_->Metrics(name),
+                                        "sluice_kv_stale_messages_total"))
+              << " stale messages refused";
+  }
+  std::cout << "; router " << router.resident_mib << " MiB, "
+            << router.resident_mib - router_before->resident_mib
+            << " more in the second half\n";
+  EXPECT_GT(total_.count(absl::StatusCode::kOk), 0);
+  EXPECT_LE(total_.longest_ms, kStopBoundMs);
+  EXPECT_EQ(most_quarantined, 0);
+  EXPECT_LE(router.resident_mib, router_before->resident_mib + 16);
+  EXPECT_LE(router.descriptors, router_before->descriptors + 16);
   EXPECT_TRUE(cluster_->Stop().ok());
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <random>
@@ -16,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "base/grpc_status.h"
 #include "base/status_macros.h"
+#include "tests/worker/exec/rig.h"
 
 namespace sluice {
 namespace {
@@ -92,7 +94,48 @@ CallEnd Run(LocalCluster& cluster, const v1::GenerateRequest& request,
   return end;
 }
 
+int CountMappings(pid_t pid) {
+  std::ifstream file(absl::StrCat("/proc/", pid, "/maps"));
+  int lines = 0;
+  for (std::string line; std::getline(file, line);) ++lines;
+  return lines;
+}
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalCluster>> StartFaultCluster(
+    const FaultClusterSpec& wanted) {
+  ClusterSpec spec{
+      .model = worker::TinyModelPath("llama"),
+      .worker_flags = {"--kv.blocks=400", "--kv.block_tokens=16",
+                       "--sched.chunk_tokens=64", "--sched.max_batch_tokens=96",
+                       "--sched.max_batch_seqs=16", "--cpu.threads=1",
+                       "--kv.debuggable=true",
+                       absl::StrCat("--kv.transport=", wanted.transport)},
+      .router_flags = {"--route.local_prefill_fallback=false"},
+      .step_logs = false,
+      .worker_binary = wanted.worker_binary};
+  spec.worker_flags.insert(spec.worker_flags.end(), wanted.flags.begin(),
+                           wanted.flags.end());
+  for (int i = 0; i < wanted.prefill; ++i) {
+    spec.workers.push_back({absl::StrCat("p", i), "prefill", {}});
+  }
+  for (int i = 0; i < wanted.decode; ++i) {
+    spec.workers.push_back({absl::StrCat("d", i), "decode", {}});
+  }
+  return LocalCluster::Start(spec);
+}
+
+Footprint FootprintOf(LocalCluster& cluster, const std::string& name) {
+  const std::string metrics = cluster.Metrics(name);
+  Footprint result;
+  result.descriptors = MetricOf(metrics, "process_open_fds");
+  result.resident_mib =
+      MetricOf(metrics, "process_resident_memory_bytes") / (1 << 20);
+  result.threads = MetricOf(metrics, "sluice_threads");
+  result.mappings = CountMappings(cluster.PidOf(name));
+  return result;
+}
 
 absl::StatusOr<std::vector<KnownRequest>> LearnRequests(LocalCluster& cluster,
                                                         int count,

@@ -4,15 +4,38 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/mutex.h"
 #include "tests/integration/local_cluster.h"
 
 namespace sluice {
+
+// A split cluster of a tiny model. Prompts go through small chunks and small
+// blocks, so that transfers are long and many are open at any time.
+struct FaultClusterSpec {
+  std::string transport;  // shm, ucx
+  int prefill = 1;        // p0, p1, ...
+  int decode = 1;         // d0, d1, ...
+  std::vector<std::string> flags;
+  std::string worker_binary = "worker/sluice-worker";
+};
+absl::StatusOr<std::unique_ptr<LocalCluster>> StartFaultCluster(
+    const FaultClusterSpec& spec);
+
+// What must not grow in a process that outlives others.
+struct Footprint {
+  double descriptors = 0;
+  double resident_mib = 0;
+  double threads = 0;
+  int mappings = 0;
+};
+Footprint FootprintOf(LocalCluster& cluster, const std::string& name);
 
 // A request and what a run without faults answers to it.
 struct KnownRequest {

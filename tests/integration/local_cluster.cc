@@ -31,7 +31,6 @@ namespace {
 
 using SteadyClock = std::chrono::steady_clock;
 
-constexpr char kWorkerBinary[] = "worker/sluice-worker";
 constexpr char kRouterBinary[] = "router/sluice-router";
 
 // A loopback address that nothing listens on. Below the ports that the kernel
@@ -151,7 +150,7 @@ void LocalCluster::AddWorkers(const ClusterSpec& spec) {
   for (size_t i = 0; i < spec.workers.size(); ++i) {
     const WorkerSpec& worker = spec.workers[i];
     std::vector<std::string> command = {
-        kWorkerBinary, absl::StrCat("--model.path=", spec.model),
+        spec.worker_binary, absl::StrCat("--model.path=", spec.model),
         absl::StrCat("--role=", worker.role)};
     if (spec.step_logs) {
       command.push_back(

@@ -26,6 +26,7 @@ struct ClusterSpec {
   std::vector<std::string> worker_flags;  // of every worker
   std::vector<std::string> router_flags;
   bool step_logs = true;  // workers write what StepLogOf() names
+  std::string worker_binary = "worker/sluice-worker";
 };
 
 // The tokens of a request's first choice, and how the router saw it end.
