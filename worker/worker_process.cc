@@ -273,6 +273,7 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
        {"threads", options.threads},
        {"load_ms", (clock->NowMicros() - begin_us) / 1000},
        {"blocks", plan.num_blocks},
+       {"kv_huge_bytes", pool->memory().huge_bytes()},
        {"budget", plan.text}});
   return absl::OkStatus();
 }

@@ -11,12 +11,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
+#include "kvtransfer/shm/huge_mapping.h"
 
 namespace sluice::kvtransfer {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
-constexpr uint64_t kHugePageBytes = 2 << 20;
 
 absl::Status Failed(absl::StatusCode code, const char* call, uint64_t bytes) {
   return absl::Status(code, absl::StrCat("kv pool of ", bytes, " bytes: ", call,
@@ -48,14 +48,14 @@ absl::StatusOr<std::unique_ptr<PoolMemory>> PoolMemory::Create(
     return Failed(absl::StatusCode::kResourceExhausted, "ftruncate",
                   size_bytes);
   }
-  void* base = mmap(nullptr, pool->file_bytes_, PROT_READ | PROT_WRITE,
-                    MAP_SHARED, pool->fd_, 0);
+  void* base = MapAligned(pool->fd_, pool->file_bytes_, PROT_READ | PROT_WRITE);
   if (base == MAP_FAILED) {
     return Failed(absl::StatusCode::kResourceExhausted, "mmap", size_bytes);
   }
   pool->base_ = static_cast<std::byte*>(base);
   // Advice only: without it the pool works, a little slower.
   (void)madvise(base, used, MADV_HUGEPAGE);
+  pool->huge_bytes_ = MakeHugePages(pool->fd_, pool->base_, used);
   if (fallocate(pool->fd_, 0, 0, file_bytes) != 0) {
     return Failed(absl::StatusCode::kResourceExhausted, "fallocate",
                   size_bytes);

@@ -1,6 +1,7 @@
 #ifndef KVTRANSFER_SHM_POOL_MEMORY_H_
 #define KVTRANSFER_SHM_POOL_MEMORY_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,7 +14,7 @@ namespace sluice::kvtransfer {
 
 // Memory of a KV pool that other processes may map read-only: a memfd whose
 // only writable mapping is ours. Zero-filled, fully allocated at creation,
-// huge pages advised before the first touch, sealed against resizing and
+// of huge pages as far as the kernel has them, sealed against resizing and
 // against any further writable mapping. The mapping and the descriptor live
 // as long as the object; any thread may use the bytes.
 class PoolMemory {
@@ -28,6 +29,8 @@ class PoolMemory {
 
   std::byte* base() const { return base_; }
   uint64_t size_bytes() const { return size_bytes_; }
+  // Of the pool, from its start: made of huge pages.
+  uint64_t huge_bytes() const { return std::min(huge_bytes_, size_bytes_); }
 
   // For TransferEngine; borrows the memory and the descriptor.
   Region region() const;
@@ -38,6 +41,7 @@ class PoolMemory {
   std::byte* base_ = nullptr;
   uint64_t size_bytes_ = 0;
   uint64_t file_bytes_ = 0;  // with the probe page behind the pool
+  uint64_t huge_bytes_ = 0;
   int fd_ = -1;
   std::string key_;
   uint64_t probe_value_ = 0;

@@ -13,6 +13,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/random.h"
+#include "kvtransfer/shm/huge_mapping.h"
 
 namespace sluice::kvtransfer {
 namespace {
@@ -190,7 +191,7 @@ absl::StatusOr<absl::Span<const std::byte>> MapPool(
           "shm pool of ", size, " bytes, announced ", pool.size_bytes,
           ", probe at ", pool.probe_offset, ", manifest needs ", least_bytes));
     }
-    void* base = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
+    void* base = MapAligned(fd, size, PROT_READ);
     if (base == MAP_FAILED) return Errno("mmap");
     const absl::Span<const std::byte> mapping(
         static_cast<const std::byte*>(base), size);

@@ -62,11 +62,11 @@ class ClusterBoundaries : public testing::TestWithParam<const char*> {
     plan_ = absl::StrCat(root == nullptr ? "/tmp" : root, "/plan_", getpid());
     WritePlan("none");
     setenv("SLUICE_FAULT_PLAN", plan_.c_str(), 1);
-    auto cluster = StartFaultCluster(
-        {.transport = GetParam(),
-         .prefill = 1,
-         .decode = 1,
-         .worker_binary = "tests/integration/faulty_worker"});
+    auto cluster =
+        StartFaultCluster({.transport = GetParam(),
+                           .prefill = 1,
+                           .decode = 1,
+                           .worker_binary = "tests/integration/faulty_worker"});
     ASSERT_TRUE(cluster.ok()) << cluster.status();
     cluster_ = *std::move(cluster);
     auto known = LearnRequests(*cluster_, kRequests, /*seed=*/20250);
@@ -156,8 +156,7 @@ class ClusterBoundaries : public testing::TestWithParam<const char*> {
   LoadReport total_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Over, ClusterBoundaries,
-                         testing::Values("shm", "ucx"),
+INSTANTIATE_TEST_SUITE_P(Over, ClusterBoundaries, testing::Values("shm", "ucx"),
                          [](const auto& info) { return info.param; });
 
 TEST_P(ClusterBoundaries, OfEveryMessageAndOperation) {
@@ -206,8 +205,8 @@ TEST_P(ClusterBoundaries, OfEveryMessageAndOperation) {
     ++met;
     if (HasFailure()) return;
   }
-  std::cout << met << " boundaries over " << GetParam() << ": "
-            << total_.Text() << "\n";
+  std::cout << met << " boundaries over " << GetParam() << ": " << total_.Text()
+            << "\n";
   EXPECT_LE(total_.longest_ms, kCallBoundMs);
   EXPECT_TRUE(cluster_->Stop().ok());
 }
@@ -224,8 +223,8 @@ TEST_P(ClusterBoundaries, BitsThatFlipChangeNoToken) {
   Add(load.Stop());
   WritePlan("none");
   for (const char* worker : {"p0", "d0"}) ExpectQuiet(worker);
-  const double seen = MetricOf(cluster_->Metrics("d0"),
-                               "sluice_kv_digest_failures_total");
+  const double seen =
+      MetricOf(cluster_->Metrics("d0"), "sluice_kv_digest_failures_total");
   std::cout << seen << " transfers with a flipped bit over " << GetParam()
             << ": " << total_.Text() << "\n";
   EXPECT_GT(seen, 0);

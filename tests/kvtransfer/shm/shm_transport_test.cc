@@ -6,7 +6,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iostream>
+#include <string>
 
 #include "base/clock.h"
 #include "kvtransfer/shm/pool_memory.h"
@@ -176,6 +180,37 @@ TEST(PoolMemory, IsSealedAndZero) {
   pool->base()[0] = std::byte{1};  // ours still writes
   EXPECT_FALSE(PoolMemory::Create(0).ok());
   EXPECT_FALSE(PoolMemory::Create(UINT64_MAX).ok());
+}
+
+// Bytes of the mapping at `at` that are mapped by huge pages.
+uint64_t HugeMappedBytes(const void* at) {
+  std::ifstream smaps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+    uint64_t kib = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      const uint64_t address = reinterpret_cast<uint64_t>(at);
+      inside = begin <= address && address < end;
+    } else if (inside &&
+               std::sscanf(line.c_str(), "ShmemPmdMapped: %lu kB", &kib) == 1) {
+      return kib << 10;
+    }
+  }
+  return 0;
+}
+
+TEST(PoolMemory, SaysWhatIsOfHugePages) {
+  constexpr uint64_t kBytes = (16 << 20) + 10'000;
+  const auto pool = *PoolMemory::Create(kBytes);
+  EXPECT_EQ(reinterpret_cast<uint64_t>(pool->base()) % (2 << 20), 0u);
+  std::memset(pool->base(), 1, kBytes);
+  EXPECT_LE(pool->huge_bytes(), kBytes);
+  EXPECT_GE(HugeMappedBytes(pool->base()),
+            pool->huge_bytes() / (2 << 20) * (2 << 20));
+  // A kernel before 6.1 has none, one under pressure perhaps not all.
+  std::cout << pool->huge_bytes() << " of " << kBytes << " bytes\n";
 }
 
 int MakeFile(uint64_t bytes, int seals) {

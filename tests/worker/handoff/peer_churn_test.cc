@@ -104,8 +104,7 @@ class SourceProcess {
 
   void Send(const kvtransfer::Ticket& ticket, uint64_t sequence, int pause_us) {
     const std::string line = absl::StrCat(
-        absl::BytesToHexString(
-            kvtransfer::ToProto(ticket).SerializeAsString()),
+        absl::BytesToHexString(kvtransfer::ToProto(ticket).SerializeAsString()),
         " ", sequence, " ", pause_us, "\n");
     SLUICE_CHECK(write(input_, line.data(), line.size()) ==
                  static_cast<ssize_t>(line.size()));
@@ -168,11 +167,11 @@ class PeerChurn : public testing::TestWithParam<const char*> {
 
   bool IsPaired() {
     const auto peers = target_.engine->Peers();
-    return std::any_of(
-        peers->begin(), peers->end(), [this](const kvtransfer::PeerInfo& peer) {
-          return peer.generation == generation_ &&
-                 peer.state == kvtransfer::PeerState::kUp;
-        });
+    return std::any_of(peers->begin(), peers->end(),
+                       [this](const kvtransfer::PeerInfo& peer) {
+                         return peer.generation == generation_ &&
+                                peer.state == kvtransfer::PeerState::kUp;
+                       });
   }
   bool AwaitPair() {
     const auto begin = SteadyClock::now();
@@ -181,8 +180,8 @@ class PeerChurn : public testing::TestWithParam<const char*> {
       std::this_thread::sleep_for(milliseconds(1));
     }
     slowest_pair_ = std::max(
-        slowest_pair_, std::chrono::duration_cast<milliseconds>(
-                           SteadyClock::now() - begin));
+        slowest_pair_,
+        std::chrono::duration_cast<milliseconds>(SteadyClock::now() - begin));
     return true;
   }
 
@@ -193,12 +192,11 @@ class PeerChurn : public testing::TestWithParam<const char*> {
     std::future<TransferResult> ended;
   };
   Transfer Begin(uint32_t first_block, uint64_t sequence, int pause_us) {
-    Transfer transfer{
-        .blocks = kvtransfer::Blocks(kTokens, target_.kv.spec.block_tokens,
-                                     first_block),
-        .sequence = sequence,
-        .end = std::make_shared<std::promise<TransferResult>>(),
-        .ended = {}};
+    Transfer transfer{.blocks = kvtransfer::Blocks(
+                          kTokens, target_.kv.spec.block_tokens, first_block),
+                      .sequence = sequence,
+                      .end = std::make_shared<std::promise<TransferResult>>(),
+                      .ended = {}};
     transfer.ended = transfer.end->get_future();
     kvtransfer::ReceiveArgs receive;
     receive.blocks = transfer.blocks;
@@ -254,9 +252,9 @@ TEST_P(PeerChurn, EndsEveryTransferAndKeepsNothing) {
     const auto killed = SteadyClock::now();
     source_->Kill();
     ASSERT_EQ(torn.ended.wait_for(kPairBound), std::future_status::ready);
-    slowest_end =
-        std::max(slowest_end, std::chrono::duration_cast<milliseconds>(
-                                  SteadyClock::now() - killed));
+    slowest_end = std::max(
+        slowest_end,
+        std::chrono::duration_cast<milliseconds>(SteadyClock::now() - killed));
     const TransferResult end = torn.ended.get();
     ++cut[end.state];
     if (end.state == TransferState::kCompleted) {
@@ -269,8 +267,7 @@ TEST_P(PeerChurn, EndsEveryTransferAndKeepsNothing) {
     target_.kv.Fill(torn.blocks, kTokens, kNextOwner);
     ASSERT_NO_FATAL_FAILURE(Start());
     ASSERT_TRUE(AwaitPair());
-    EXPECT_TRUE(
-        target_.kv.Holds(torn.blocks, 0, kTokens, kNextOwner))
+    EXPECT_TRUE(target_.kv.Holds(torn.blocks, 0, kTokens, kNextOwner))
         << "written into after it was given back";
     EXPECT_TRUE(Holds(whole));
     if (cycle == warm) before = std::make_unique<Footprint>();
