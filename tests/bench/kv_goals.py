@@ -50,6 +50,7 @@ def main():
     folder = sys.argv[1]
     shm = rows_of(folder, "shm")
     ucx = rows_of(folder, "ucx")
+    peers = rows_of(folder, "peers")
     rest = rows_of(folder, "rest")
     ledger = Ledger()
 
@@ -93,6 +94,11 @@ def main():
                        "of ucp_am_bw",
                        ratio(moved(size, digests, ucx),
                              median(ucx, row="am_bw", size=size)), goal)
+    for name, goals in (("nixl", (4, 2)), ("mooncake", (3, 3))):
+        for size, goal in zip((4096, 65536), goals):
+            ledger.row(f"shm, digests, {size} B blocks, against {name}",
+                       ratio(moved(size, "append", peers),
+                             median(peers, row=name, size=size)), goal)
     ledger.row("exposed part of a 2048-token transfer, ms",
                median(rest, "exposed_ms", row="exposed"), 3, at_most=True)
     idle = [r["wakeups_per_s"] for r in rest if r["row"] == "idle"]

@@ -1,17 +1,31 @@
 #!/usr/bin/env bash
 # The speed goals of KV transfers, measured here and now.
 #
-#   ./tests/bench/kv_goals.sh
+#   ./tests/bench/kv_goals.sh [--nixl PYTHON] [--mooncake PYTHON]
 #
 # Prints one JSON object a goal and last "N met, N missed, N not measured".
 # Exit status 0: everything could be run, whatever the result. Without
-# ucx_perftest (package ucx-utils) its rows are not measured.
+# ucx_perftest (package ucx-utils) its rows are not measured, nor are those of
+# NIXL and Mooncake without an interpreter that has them (kv_peers.py).
 # Rows of one comparison are interleaved. KV_BENCH names a kv_bench that is
 # built already, KV_ROUNDS the rounds (5). About a minute on a quiet machine.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-[ $# -eq 0 ] || { echo "usage: $0" >&2; exit 64; }
+usage() {
+  echo "usage: $0 [--nixl PYTHON] [--mooncake PYTHON]" >&2
+  exit 64
+}
+nixl= mooncake=
+while [ $# -gt 0 ]; do
+  [ -x "${2-}" ] && [ ! -d "$2" ] || usage
+  case "$1" in
+    --nixl) nixl=$2 ;;
+    --mooncake) mooncake=$2 ;;
+    *) usage ;;
+  esac
+  shift 2
+done
 rounds=${KV_ROUNDS:-5}
 bench=${KV_BENCH:-}
 if [ -z "$bench" ]; then
@@ -48,7 +62,21 @@ for ((r = 0; r < rounds; r++)); do
     --sizes=65536,1048576 >> "$out/ucx"
 done
 
-# 3. What a prompt waits for, what a quiet pair costs.
+# 3. Other libraries, each beside a transfer of the same moment.
+peer() {  # library, interpreter, shapes
+  local name=$1 python=$2
+  shift 2
+  timeout 180 "$python" tests/bench/kv_peers.py "$name" "$@" 2> /dev/null |
+    grep '^{' >> "$out/peers" || true
+}
+for ((r = 0; r < rounds; r++)); do
+  [ -z "$nixl" ] || peer nixl "$nixl" 4096:8192 65536:4096
+  [ -z "$mooncake" ] || peer mooncake "$mooncake" 4096:1024 65536:256
+  "$bench" --transports=shm --digests=append --rounds=1 --pool-mib=256 \
+    --sizes=4096,65536 >> "$out/peers"
+done
+
+# 4. What a prompt waits for, what a quiet pair costs.
 "$bench" --transports=shm --digests=append --rounds="$rounds" --exposed \
   > "$out/rest"
 "$bench" --transports=shm --digests=append --idle >> "$out/rest"
