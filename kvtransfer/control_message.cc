@@ -41,6 +41,7 @@ const char* KindName(const ControlBody& body) {
     const char* operator()(const Abort&) { return "abort"; }
     const char* operator()(const Outcome&) { return "outcome"; }
     const char* operator()(const Attachment&) { return "attachment"; }
+    const char* operator()(const Credit&) { return "credit"; }
   };
   return std::visit(Visitor{}, body);
 }

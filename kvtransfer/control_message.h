@@ -2,6 +2,7 @@
 #define KVTRANSFER_CONTROL_MESSAGE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -57,9 +58,22 @@ struct Claim {
   uint32_t num_blocks = 0;  // of the source, from position 0
   Capability capability = {};
 };
+// A piece of the destination's region that a source gathers a rectangle into.
+struct StagingSlot {
+  std::string region_key;
+  uint64_t offset = 0;  // in the region
+  uint64_t size_bytes = 0;
+
+  bool operator==(const StagingSlot&) const = default;
+};
+// More in one Grant is malformed.
+inline constexpr size_t kMaxStagingSlots = 64;
+
 struct Grant {
   TransferMode mode = TransferMode::kPull;
   uint32_t stream_message_bytes = 0;  // kStream
+  // kPut; empty: write in place. One credit each.
+  std::vector<StagingSlot> slots;
 };
 struct Refuse {
   TransferState state = TransferState::kFailed;
@@ -74,6 +88,15 @@ struct RectangleDone {
   bool last = false;
   std::vector<uint64_t> digests;        // one per span
   std::vector<uint32_t> source_blocks;  // pull: ids covering [t0, t1)
+  std::optional<uint32_t> slot;         // put: of the Grant; else in place
+};
+// The slot that held a rectangle may be written again. Names the rectangle, so
+// that a repeated one frees nothing else; an Ack beyond it says the same.
+struct Credit {
+  uint32_t slot = 0;
+  uint32_t source_rank = 0;
+  uint32_t target_rank = 0;
+  uint32_t index = 0;
 };
 struct Ack {
   uint32_t source_rank = 0;
@@ -105,7 +128,7 @@ struct Heartbeat {};
 
 using ControlBody =
     std::variant<Heartbeat, Claim, Grant, Refuse, RectangleDone, Ack, Stop,
-                 Stopped, Abort, Outcome, Attachment>;
+                 Stopped, Abort, Outcome, Attachment, Credit>;
 
 struct ControlMessage {
   TransferId transfer_id;  // zero for a heartbeat

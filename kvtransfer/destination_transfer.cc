@@ -10,17 +10,10 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "base/status_macros.h"
+#include "kvtransfer/quarantine.h"
+#include "kvtransfer/staging_table.h"
 
 namespace sluice::kvtransfer {
-namespace {
-
-absl::Status Illegal(const Rectangle& r, absl::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat("rectangle tokens [", r.t0,
-                                                 ", ", r.t1, ") layers [", r.l0,
-                                                 ", ", r.l1, ") ", why));
-}
-
-}  // namespace
 
 // One rectangle on its way: announced, arriving, or being read.
 struct DestinationTransfer::Receiving : public ReadSink {
@@ -108,51 +101,6 @@ struct DestinationTransfer::Stream {
   }
 };
 
-StreamCoverage::StreamCoverage(const StreamPlan& stream, uint32_t skip_tokens,
-                               uint32_t num_tokens)
-    : span_tokens_(stream.span_tokens()),
-      skip_tokens_(skip_tokens),
-      num_tokens_(num_tokens),
-      l0_(stream.l0),
-      l1_(stream.l1),
-      first_span_(skip_tokens / span_tokens_) {
-  const uint32_t spans =
-      (num_tokens + span_tokens_ - 1) / span_tokens_ - first_span_;
-  bits_.assign(size_t{spans} * (l1_ - l0_), false);
-}
-
-absl::Status StreamCoverage::Check(const Rectangle& r) const {
-  if (r.t0 >= r.t1 || r.l0 >= r.l1 || r.t0 < skip_tokens_ ||
-      r.t1 > num_tokens_ || r.l0 < l0_ || r.l1 > l1_) {
-    return Illegal(r, "is outside the plan");
-  }
-  if ((r.t0 % span_tokens_ != 0 && r.t0 != skip_tokens_) ||
-      (r.t1 % span_tokens_ != 0 && r.t1 != num_tokens_)) {
-    return Illegal(r, absl::StrCat("is not on multiples of ", span_tokens_));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status StreamCoverage::Cover(const Rectangle& r) {
-  RETURN_IF_ERROR(Check(r));
-  const uint32_t s0 = r.t0 / span_tokens_ - first_span_;
-  const uint32_t s1 = (r.t1 + span_tokens_ - 1) / span_tokens_ - first_span_;
-  for (const bool mark : {false, true}) {
-    for (uint32_t span = s0; span < s1; ++span) {
-      for (uint32_t layer = r.l0 - l0_; layer < r.l1 - l0_; ++layer) {
-        const size_t bit = size_t{span} * (l1_ - l0_) + layer;
-        if (mark) {
-          bits_[bit] = true;
-          ++covered_;
-        } else if (bits_[bit]) {
-          return Illegal(r, "overlaps another");
-        }
-      }
-    }
-  }
-  return absl::OkStatus();
-}
-
 DestinationTransfer::DestinationTransfer(TransferContext* context,
                                          const Ticket& ticket, ReceiveArgs args)
     : context_(context),
@@ -214,6 +162,8 @@ void DestinationTransfer::OnClaim(const Claim& claim,
     return;
   }
   if (absl::Status status = Accept(claim, claimant); !status.ok()) {
+    // All staging is lent: the claim comes again.
+    if (absl::IsResourceExhausted(status)) return;
     context_->send(
         claimant.worker, id(),
         Refuse{.code = status.code(), .detail = std::string(status.message())});
@@ -244,6 +194,8 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
   ASSIGN_OR_RETURN(std::vector<StreamPlan> plans,
                    context_->Plan(theirs, claim.replica, *context_->manifest,
                                   ticket_.replica));
+  mode_ = claimant.link.transport->mode();
+  if (mode_ == TransferMode::kPut) RETURN_IF_ERROR(LendSlots(plans));
   payload_bytes_ =
       PayloadBytes(plans, ticket_.num_tokens - ticket_.skip_tokens);
   context_->CountPayload(TransferDirection::kReceive, payload_bytes_);
@@ -254,14 +206,36 @@ absl::Status DestinationTransfer::Accept(const Claim& claim,
   }
   ForgetAppended();
   source_ = claimant.worker;
+  source_generation_ = theirs.generation;
   claim_ = claim;
   link_ = claimant.link;
-  mode_ = claimant.link.transport->mode();
   result_.transport = claimant.link.transport->name();
   state_ = State::kOpen;
   result_.claim_us = context_->clock->NowMicros() - started_us_;
   if (mode_ == TransferMode::kStream) {
     ack_timer_.Start(context_->NowMs(), context_->limits);
+  }
+  return absl::OkStatus();
+}
+
+// Puts go through staging where they must, and where they would be too short.
+absl::Status DestinationTransfer::LendSlots(
+    const std::vector<StreamPlan>& plans) {
+  const StagingArea& area = context_->staging->area();
+  const StagingNeed need =
+      StagingNeedOf(plans, context_->limits.in_place_bytes);
+  const bool fits =
+      area.num_slots > 0 && need.least_slot_bytes <= area.slot_bytes;
+  if (need.required && !fits) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("inner orders differ: put mode needs staging slots of ",
+                     need.least_slot_bytes, " bytes, has ", area.num_slots,
+                     " of ", area.slot_bytes));
+  }
+  if (!fits || !(need.required || need.advised)) return absl::OkStatus();
+  slots_ = context_->staging->Lend(context_->limits.slots_per_transfer);
+  if (need.required && slots_.empty()) {
+    return absl::ResourceExhaustedError("no staging slot is free");
   }
   return absl::OkStatus();
 }
@@ -277,12 +251,15 @@ void DestinationTransfer::ForgetAppended() {
 }
 
 void DestinationTransfer::SendGrant() {
-  context_->send(
-      source_, id(),
-      Grant{.mode = mode_,
-            .stream_message_bytes = mode_ == TransferMode::kStream
-                                        ? context_->limits.stream_message_bytes
-                                        : 0});
+  Grant grant;
+  grant.mode = mode_;
+  if (mode_ == TransferMode::kStream) {
+    grant.stream_message_bytes = context_->limits.stream_message_bytes;
+  }
+  for (const uint32_t slot : slots_) {
+    grant.slots.push_back(context_->staging->Name(slot));
+  }
+  context_->send(source_, id(), std::move(grant));
 }
 
 DestinationTransfer::Stream* DestinationTransfer::FindStream(
@@ -342,6 +319,8 @@ void DestinationTransfer::OnRectangleDone(const std::string& worker,
       Fail(status, true);
       return;
     }
+  } else {
+    SendCredit(done);  // the one before may be lost
   }
   if (state_ == State::kOpen) SendAck(*stream);
 }
@@ -360,6 +339,7 @@ absl::Status DestinationTransfer::Announce(Stream& stream,
   receiving->announced = done;
   stream.last_seen = stream.last_seen || done.last;
   if (mode_ == TransferMode::kPull) return StartRead(stream, *receiving);
+  if (mode_ == TransferMode::kPut) RETURN_IF_ERROR(TakePut(*receiving));
   FinishIfVerified(stream, *receiving);
   return absl::OkStatus();
 }
@@ -447,6 +427,41 @@ absl::Status DestinationTransfer::Place(Stream& stream,
   return absl::OkStatus();
 }
 
+// The bytes of an announced rectangle have landed: in place, or in a slot.
+absl::Status DestinationTransfer::TakePut(Receiving& receiving) {
+  const RectanglePlan& plan = receiving.plan;
+  const std::optional<uint32_t> slot = receiving.announced.slot;
+  if (slot.has_value() != !slots_.empty() ||
+      (slot.has_value() && *slot >= slots_.size())) {
+    return Illegal(plan.rectangle(), slot.has_value()
+                                         ? absl::StrCat("is in slot ", *slot,
+                                                        " of ", slots_.size())
+                                         : std::string("names no slot"));
+  }
+  if (slot.has_value()) {
+    const uint64_t size = plan.wire_bytes();
+    if (size > context_->staging->area().slot_bytes) {
+      return Illegal(plan.rectangle(),
+                     absl::StrCat("of ", size, " bytes is in a slot of ",
+                                  context_->staging->area().slot_bytes));
+    }
+    const std::byte* bytes = context_->regions->At(
+        context_->region_key, context_->staging->OffsetOf(slots_[*slot]), size);
+    PlaceBytes(receiving, 0, {bytes, size});
+    result_.copies += plan.num_runs();
+    return absl::OkStatus();
+  }
+  if (!context_->limits.digests) return absl::OkStatus();
+  for (uint32_t i = 0; i < plan.num_runs(); ++i) {
+    const RectanglePlan::Run run = plan.run(i);
+    const InnerOrder order =
+        plan.stream().groups[run.group_index].target.layout.inner_order;
+    receiving.digests[plan.SpanOf(run)] +=
+        DigestRun(run.shape, order, TargetBytes(plan, run));
+  }
+  return absl::OkStatus();
+}
+
 void DestinationTransfer::PlaceBytes(Receiving& receiving, uint64_t offset,
                                      absl::Span<const std::byte> payload) {
   const RectanglePlan& plan = receiving.plan;
@@ -517,6 +532,7 @@ void DestinationTransfer::FinishIfVerified(Stream& stream,
   }
   result_.bytes += receiving.plan.wire_bytes();
   const uint32_t index = receiving.announced.index;
+  SendCredit(receiving.announced);
   stream.receiving.erase(index);
   stream.verified.insert(index);
   while (stream.verified.erase(stream.next_index) > 0) ++stream.next_index;
@@ -528,6 +544,8 @@ void DestinationTransfer::FinishIfVerified(Stream& stream,
   }
   StoreFence();
   Enter(absl::OkStatus());
+  // Every rectangle was flushed before it was announced: no put is left.
+  context_->staging->Return(std::exchange(slots_, {}));
   context_->send(source_, id(),
                  Outcome{.state = TransferState::kCompleted,
                          .code = absl::StatusCode::kOk});
@@ -542,9 +560,19 @@ void DestinationTransfer::SendAck(Stream& stream) {
                      .placed_bytes = stream.placed_bytes});
 }
 
+void DestinationTransfer::SendCredit(const RectangleDone& done) {
+  if (!done.slot.has_value() || *done.slot >= slots_.size()) return;
+  context_->send(source_, id(),
+                 Credit{.slot = *done.slot,
+                        .source_rank = done.source_rank,
+                        .target_rank = done.target_rank,
+                        .index = done.index});
+}
+
 void DestinationTransfer::OnStopped(const std::string& worker) {
   if (worker != source_) return;
   stop_timer_.Stop();
+  source_stopped_ = true;
   if (state_ == State::kOpen) {
     Fail(absl::UnavailableError("the source stopped sending"), false);
   } else {
@@ -556,6 +584,7 @@ void DestinationTransfer::OnAbort(const std::string& worker,
                                   const Abort& abort) {
   if (worker != peer()) return;
   stop_timer_.Stop();
+  source_stopped_ = source_stopped_ || abort.stopped;
   if (state_ == State::kTerminal) {
     CountLate("abort");
     return;
@@ -667,11 +696,38 @@ std::optional<absl::Status> DestinationTransfer::PollRead(
 void DestinationTransfer::Fail(const absl::Status& status, bool tell_source) {
   const bool was_open = state_ == State::kOpen;
   Enter(status);
-  if (was_open && tell_source && !peer_lost_) {
-    stop_cause_ = std::string(status.message());
-    stop_timer_.Start(context_->NowMs(), context_->limits);
+  if (!was_open) return;
+  const bool stop = tell_source && !peer_lost_;
+  if (stop) {
+    stop_cause_ = status.message().empty() ? "transfer ended"
+                                           : std::string(status.message());
     context_->send(source_, id(), Stop{stop_cause_});
   }
+  if (mode_ == TransferMode::kPut) {
+    LeaveQuarantined(stop);
+  } else if (stop) {
+    stop_timer_.Start(context_->NowMs(), context_->limits);
+  }
+}
+
+// What the source may still write is nobody's.
+void DestinationTransfer::LeaveQuarantined(bool stop_sent) {
+  std::vector<uint32_t> slots = std::exchange(slots_, {});
+  if (source_stopped_) {
+    context_->staging->Return(slots);
+    return;
+  }
+  result_.quarantined = true;
+  const size_t skipped = ticket_.skip_tokens / context_->manifest->block_tokens;
+  context_->quarantine->Add(
+      {.id = id(),
+       .source = source_,
+       .generation = source_generation_,
+       .link = link_->link,
+       .link_open = !peer_lost_,
+       .num_blocks = static_cast<uint32_t>(ticket_.blocks.size() - skipped),
+       .slots = std::move(slots),
+       .stop_cause = stop_sent ? stop_cause_ : ""});
 }
 
 void DestinationTransfer::Enter(const absl::Status& status) {
@@ -705,9 +761,27 @@ void DestinationTransfer::MaybeReport() {
   args_.blocks = {};
   context_->CountEnd(TransferDirection::kReceive, result_, payload_bytes_);
   if (result_.state != TransferState::kCompleted) args_.on_attachment = nullptr;
-  const OnTransferEnded on_ended = std::exchange(args_.on_ended, nullptr);
-  if (on_ended) on_ended(id(), result_);
+  ReportEnd();
   if (peer_lost_) GiveUpAttachment(lost_why_);
+}
+
+void DestinationTransfer::ReportEnd() {
+  const OnTransferEnded on_ended = std::exchange(args_.on_ended, nullptr);
+  const OnBlocksReleased on_released =
+      std::exchange(args_.on_released, nullptr);
+  if (result_.quarantined && on_released) {
+    context_->quarantine->SetOnReleased(
+        id(), [id = id(), on_released] { on_released(id); });
+  } else if (result_.quarantined) {
+    // Who does not know of quarantine is told the end when it is over.
+    TransferResult result = result_;
+    result.quarantined = false;
+    context_->quarantine->SetOnReleased(id(), [id = id(), on_ended, result] {
+      if (on_ended) on_ended(id, result);
+    });
+    return;
+  }
+  if (on_ended) on_ended(id(), result_);
 }
 
 void DestinationTransfer::GiveUpAttachment(const absl::Status& why) {

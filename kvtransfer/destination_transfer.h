@@ -8,43 +8,20 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kvtransfer/stream_coverage.h"
 #include "kvtransfer/transfer_args.h"
 #include "kvtransfer/transfer_context.h"
 #include "kvtransfer/transfer_plan.h"
 
 namespace sluice::kvtransfer {
 
-// Which tokens x layers of a stream have been announced. Bits are spans x
-// layers; a rectangle must cover free bits only.
-class StreamCoverage {
- public:
-  StreamCoverage(const StreamPlan& stream, uint32_t skip_tokens,
-                 uint32_t num_tokens);
-
-  // kInvalidArgument: outside the stream, not on span boundaries, empty, or
-  // overlapping what is covered. OK marks it covered.
-  absl::Status Cover(const Rectangle& rectangle);
-  bool complete() const { return covered_ == bits_.size(); }
-  // No stream has more rectangles than this.
-  size_t max_rectangles() const { return bits_.size(); }
-
- private:
-  absl::Status Check(const Rectangle& rectangle) const;
-
-  uint32_t span_tokens_;
-  uint32_t skip_tokens_;
-  uint32_t num_tokens_;
-  uint32_t l0_;
-  uint32_t l1_;
-  uint32_t first_span_;
-  std::vector<bool> bits_;
-  size_t covered_ = 0;
-};
-
 // The destination's half of one transfer: the first state table of
-// kv_transfer.md section 8. Only it writes the blocks of its ticket, on the
-// transfer thread, and only while Open. Terminal at once when a table row says
-// so; `ended` when its own reads are final too. Transfer thread only.
+// kv_transfer.md section 8. In pull and stream mode only it writes the blocks
+// of its ticket, on the transfer thread, and only while Open. In put mode its
+// source writes them, or the staging slots lent to it: when it ends without
+// Completed and the source has not said that nothing lands any more, both are
+// left to the quarantine. Terminal at once when a table row says so; `ended`
+// when its own reads are final too. Transfer thread only.
 class DestinationTransfer {
  public:
   enum class State { kTicketed, kOpen, kTerminal };
@@ -102,7 +79,9 @@ class DestinationTransfer {
   struct Receiving;
   struct Stream;
 
+  // kResourceExhausted: not now.
   absl::Status Accept(const Claim& claim, const Claimant& claimant);
+  absl::Status LendSlots(const std::vector<StreamPlan>& plans);
   void ForgetAppended();
   void SendGrant();
   Stream* FindStream(uint32_t source_rank, uint32_t target_rank);
@@ -112,12 +91,14 @@ class DestinationTransfer {
   absl::Status StartRead(Stream& stream, Receiving& receiving);
   absl::Status Place(Stream& stream, const DataHeader& header,
                      absl::Span<const std::byte> payload);
+  absl::Status TakePut(Receiving& receiving);
   void PlaceBytes(Receiving& receiving, uint64_t offset,
                   absl::Span<const std::byte> payload);
   void AddSplitRuns(Receiving& receiving);
   absl::Status Verify(Stream& stream, Receiving& receiving);
   void FinishIfVerified(Stream& stream, Receiving& receiving);
   void SendAck(Stream& stream);
+  void SendCredit(const RectangleDone& done);
   bool AllAnnounced() const;
   void PollReads();
   std::optional<absl::Status> PollRead(Receiving& receiving);
@@ -126,8 +107,10 @@ class DestinationTransfer {
   std::byte* TargetAt(const Copy& copy) const;
 
   void Fail(const absl::Status& status, bool tell_source);
+  void LeaveQuarantined(bool stop_sent);
   void Enter(const absl::Status& status);
   void MaybeReport();
+  void ReportEnd();
   void GiveUpAttachment(const absl::Status& why);
   void CountLate(const char* kind);
 
@@ -138,12 +121,15 @@ class DestinationTransfer {
   const int64_t deadline_ms_;
   State state_ = State::kTicketed;
   std::string source_;
+  uint64_t source_generation_ = 0;
   std::optional<Claim> claim_;
   std::optional<DataLink> link_;
   TransferMode mode_ = TransferMode::kPull;
   std::vector<std::unique_ptr<Stream>> streams_;
   uint64_t payload_bytes_ = 0;                       // of all of them
   std::vector<std::unique_ptr<Receiving>> dropped_;  // reads still to end
+  std::vector<uint32_t> slots_;  // of staging, as the Grant lists them
+  bool source_stopped_ = false;  // it proved that nothing lands any more
   bool peer_lost_ = false;
   absl::Status lost_why_;
   ResendTimer stop_timer_;

@@ -16,6 +16,9 @@ constexpr int64_t kActiveSleepUs = 5'000;
 // transfers, whose records answer repeats, sooner.
 constexpr int64_t kIdleSleepUs = 1'000'000;
 constexpr int64_t kLingeringSleepUs = 50'000;
+constexpr size_t kMaxUnproven = 65'536;
+// After deregistration, for adapters to say so.
+constexpr int64_t kDeregisterMs = 1000;
 
 // Which half of a transfer a message is for.
 bool IsForDestination(const ControlBody& body) {
@@ -29,19 +32,25 @@ bool IsForDestination(const ControlBody& body) {
 }  // namespace
 
 TransferEngine::Core::Core(EngineOptions o)
-    : options(std::move(o)), inbox([this] {
+    : options(std::move(o)),
+      inbox([this] {
         MutexLock lock(wake_mu);
         if (wake) wake();
-      }) {
+      }),
+      staging_(options.staging, options.region.key),
+      quarantine_(&context_) {
   context_.clock = options.clock;
   context_.manifest = &options.manifest;
   context_.regions = &regions_;
   context_.region_key = options.region.key;
   context_.append_digests = options.append_digests;
+  context_.quarantine = &quarantine_;
+  context_.staging = &staging_;
   context_.stats = &stats_;
   context_.observer = options.observer;
   context_.limits = {.resend_ms = options.resend_ms,
                      .drain_timeout_ms = options.drain_timeout_ms,
+                     .stop_timeout_ms = options.stop_timeout_ms,
                      .stream_window_bytes = options.stream_window_bytes,
                      .stream_message_bytes = options.stream_message_bytes,
                      .digests = options.digests};
@@ -76,6 +85,7 @@ PeerTableOptions TransferEngine::Core::MakePeerOptions() {
     Send(peer.worker(), TransferId{}, Heartbeat{});
   };
   result.on_up = [this](const Peer& peer) {
+    quarantine_.OnPeerUp(peer.worker(), peer.generation());
     if (options.observer == nullptr) return;
     options.observer->OnPaired(options.clock->NowMicros() - peer.offered_us);
   };
@@ -172,7 +182,7 @@ void TransferEngine::Core::Cancel(const TransferId& id,
 }
 
 void TransferEngine::Core::Shutdown() {
-  shutting_down.store(true);
+  if (!shutting_down.exchange(true)) shutdown_ms_ = options.clock->NowMs();
   const absl::Status cause = absl::UnavailableError("draining");
   for (DestinationTransfer* d : active_destinations_) d->OnCancel(cause);
   for (SourceTransfer* s : active_sources_) s->OnCancel(cause);
@@ -256,7 +266,13 @@ void TransferEngine::Core::AnswerUnknown(const std::string& worker,
                 .detail = "unknown transfer"});
   } else if (std::holds_alternative<Stop>(message.body)) {
     // We never write without a grant, and the destination grants no more.
-    Send(worker, message.transfer_id, Stopped{});
+    if (unproven_overflow_ || unproven_.contains(message.transfer_id)) {
+      Send(worker, message.transfer_id,
+           Abort{.code = absl::StatusCode::kUnavailable,
+                 .detail = "a put had no final flush"});
+    } else {
+      Send(worker, message.transfer_id, Stopped{});
+    }
   }
 }
 
@@ -275,6 +291,15 @@ void TransferEngine::Core::OnClaim(DestinationTransfer& transfer,
 void TransferEngine::Core::ToDestination(const Peer& peer,
                                          const ControlMessage& message) {
   const std::string& worker = peer.worker();
+  if (std::holds_alternative<Stopped>(message.body)) {
+    quarantine_.OnStopped(message.transfer_id, worker, peer.generation());
+  } else if (const auto* abort = std::get_if<Abort>(&message.body)) {
+    if (abort->stopped) {
+      quarantine_.OnStopped(message.transfer_id, worker, peer.generation());
+    } else {
+      quarantine_.OnUnproven(message.transfer_id, worker, peer.generation());
+    }
+  }
   DestinationTransfer* transfer = FindDestination(message.transfer_id);
   if (transfer == nullptr) {
     AnswerUnknown(worker, message);
@@ -306,6 +331,8 @@ void TransferEngine::Core::ToSource(const Peer& peer,
     transfer->OnRefuse(*refuse);
   } else if (const auto* ack = std::get_if<Ack>(&message.body)) {
     transfer->OnAck(*ack);
+  } else if (const auto* credit = std::get_if<Credit>(&message.body)) {
+    transfer->OnCredit(*credit);
   } else if (const auto* stop = std::get_if<Stop>(&message.body)) {
     transfer->OnStop(*stop);
   } else if (const auto* outcome = std::get_if<Outcome>(&message.body)) {
@@ -341,10 +368,13 @@ void TransferEngine::Core::OnData(LinkId link, const DataHeader& header,
   }
 }
 
+void TransferEngine::Core::OnFenced(LinkId link) { quarantine_.OnFenced(link); }
+
 bool TransferEngine::Core::OnPeerLost(const Peer& peer,
                                       const absl::Status& why) {
   dirty_ = true;
   if (peer.state == PeerState::kUp) ++stats_.peers_lost[peer.worker()];
+  quarantine_.OnPeerLost(peer.worker());
   bool still_reads = false;
   for (DestinationTransfer* transfer : active_destinations_) {
     if (transfer->peer() != peer.worker()) continue;
@@ -398,6 +428,10 @@ bool TransferEngine::Core::WorkTransfers() {
   for (SourceTransfer* transfer : active_sources_) {
     more = transfer->Work() || more;
   }
+  if (!quarantine_.empty()) {
+    quarantine_.Work();
+    dirty_ = true;
+  }
   return more;
 }
 
@@ -437,6 +471,7 @@ void TransferEngine::Core::Tick(int64_t now_ms) {
     transfer->OnTick();
   }
   for (SourceTransfer* transfer : active_sources_) transfer->OnTick();
+  quarantine_.OnTick();
   TickLingering();
   ExpireRecords(now_ms);
 }
@@ -481,12 +516,20 @@ void TransferEngine::Core::ExpireRecords(int64_t now_ms) {
     const Record record = records_.front();
     records_.pop_front();
     if (record.source) {
-      sources_.erase(record.id);
+      ForgetSource(record.id);
     } else {
       destinations_.erase(record.id);
     }
     dirty_ = true;
   }
+}
+
+void TransferEngine::Core::ForgetSource(const TransferId& id) {
+  if (sources_.at(id)->unproven()) {
+    unproven_overflow_ = unproven_overflow_ || unproven_.size() >= kMaxUnproven;
+    if (!unproven_overflow_) unproven_.insert(id);
+  }
+  sources_.erase(id);
 }
 
 void TransferEngine::Core::Publish() {
@@ -502,9 +545,25 @@ void TransferEngine::Core::Publish() {
 void TransferEngine::Core::FinishShutdown() {
   if (!shutting_down.load() || drained.load()) return;
   if (!active_destinations_.empty() || !active_sources_.empty()) return;
+  if (!WaitForFences()) return;
   peers->CloseAll();
   regions_.CheckInvariants();
   drained.store(true, std::memory_order_release);
+}
+
+// What may still be written is waited for within the drain budget. Then peers
+// are closed and adapters told to refuse them; memory that a living process
+// maps is safe only when ours has exited.
+bool TransferEngine::Core::WaitForFences() {
+  if (quarantine_.empty()) return true;
+  const int64_t over_ms =
+      options.clock->NowMs() - shutdown_ms_ - options.drain_timeout_ms;
+  if (over_ms < 0) return false;
+  if (!std::exchange(deregistered_, true)) {
+    peers->CloseAll();
+    for (const auto& transport : options.transports) transport->Deregister();
+  }
+  return over_ms >= kDeregisterMs;
 }
 
 int64_t TransferEngine::Core::SleepMicros() const {
@@ -513,7 +572,7 @@ int64_t TransferEngine::Core::SleepMicros() const {
   }
   const bool active = !active_destinations_.empty() || !active_sources_.empty();
   if (active) return kActiveSleepUs;
-  if (!lingering_.empty()) return kLingeringSleepUs;
+  if (!lingering_.empty() || !quarantine_.empty()) return kLingeringSleepUs;
   const int64_t now_ms = options.clock->NowMs();
   const int64_t next_ms = peers->NextTickMs(now_ms + kIdleSleepUs / 1000);
   return std::max<int64_t>(1, next_ms - now_ms) * 1000;
@@ -563,6 +622,10 @@ void TransferEngine::Core::CheckInvariants() const {
   const auto& bytes = stats_.inflight_bytes;
   SLUICE_CHECK(inflight[0] > 0 || bytes[0] == 0);
   SLUICE_CHECK(inflight[1] > 0 || bytes[1] == 0);
+  SLUICE_CHECK(stats_.quarantined_blocks == quarantine_.num_blocks());
+  SLUICE_CHECK(stats_.quarantined_slots == quarantine_.num_slots());
+  SLUICE_CHECK(active > 0 || staging_.num_free() + quarantine_.num_slots() ==
+                                 options.staging.num_slots);
 }
 
 }  // namespace sluice::kvtransfer

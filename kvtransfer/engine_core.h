@@ -10,13 +10,16 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "base/inbox.h"
 #include "base/mutex.h"
 #include "base/snapshot.h"
 #include "kvtransfer/destination_transfer.h"
 #include "kvtransfer/peer_table.h"
+#include "kvtransfer/quarantine.h"
 #include "kvtransfer/region_table.h"
 #include "kvtransfer/source_transfer.h"
+#include "kvtransfer/staging_table.h"
 #include "kvtransfer/transfer_engine.h"
 
 namespace sluice::kvtransfer {
@@ -48,6 +51,7 @@ class TransferEngine::Core : public TransportEvents {
   void OnLinkDown(LinkId link, const absl::Status& status) override;
   void OnData(LinkId link, const DataHeader& header,
               absl::Span<const std::byte> payload) override;
+  void OnFenced(LinkId link) override;
 
   EngineOptions options;
   // Held while it rings: after SetWake() nobody is inside the one before.
@@ -88,6 +92,8 @@ class TransferEngine::Core : public TransportEvents {
   void ExpireRecords(int64_t now_ms);
   void Publish();
   void FinishShutdown();
+  bool WaitForFences();
+  void ForgetSource(const TransferId& id);
   int64_t SleepMicros() const;
 
   bool IsStale(const Peer& peer, const ControlMessage& message);
@@ -105,6 +111,8 @@ class TransferEngine::Core : public TransportEvents {
   RegionTable regions_;
   TransferStats stats_;
   TransferContext context_;
+  StagingTable staging_;
+  Quarantine quarantine_;
   absl::flat_hash_map<TransferId, std::unique_ptr<DestinationTransfer>>
       destinations_;
   absl::flat_hash_map<TransferId, std::unique_ptr<SourceTransfer>> sources_;
@@ -113,6 +121,11 @@ class TransferEngine::Core : public TransportEvents {
   std::vector<WaitingSource> waiting_sources_;  // no peer yet
   std::deque<Record> records_;                  // by expiry
   std::vector<TransferId> lingering_;           // ended, with timers
+  // Forgotten sends whose puts may land yet; too many: any may.
+  absl::flat_hash_set<TransferId> unproven_;
+  bool unproven_overflow_ = false;
+  int64_t shutdown_ms_ = 0;
+  bool deregistered_ = false;
   std::vector<LinkEvent> link_events_;
   std::vector<std::pair<std::string, absl::Status>> lost_;
   int64_t last_tick_ms_ = -1;

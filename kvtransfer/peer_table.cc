@@ -121,7 +121,8 @@ void PeerTable::Pair(const PeerOffer& ours, const PeerOffer& theirs) {
                             .peer_token = TokenOf(theirs, mode)});
     if (link.ok()) peer.serve_links.push_back({transport, *link, false});
   }
-  for (const TransferMode mode : {TransferMode::kPull, TransferMode::kStream}) {
+  for (const TransferMode mode :
+       {TransferMode::kPull, TransferMode::kStream, TransferMode::kPut}) {
     peer.must_read = peer.must_read ||
                      (options_.can_receive && !AddressOf(theirs, mode).empty());
   }

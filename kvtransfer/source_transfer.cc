@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "kvtransfer/staging_table.h"
 
 namespace sluice::kvtransfer {
 namespace {
@@ -194,21 +195,50 @@ void SourceTransfer::OnGrant(const Grant& grant,
   link_ = link;
   result_.claim_us = context_->clock->NowMicros() - started_us_;
   state_ = State::kSending;
-  const bool stream = grant.mode == TransferMode::kStream;
-  if (grant.mode == TransferMode::kPut || (stream && !link.has_value())) {
-    Drain(absl::FailedPreconditionError(
-        absl::StrCat("cannot send in mode ", TransferModeName(grant.mode))));
+  if (absl::Status status = CheckGrant(grant); !status.ok()) {
+    Drain(status);
     return;
   }
-  if (stream && (grant.stream_message_bytes < 1024 ||
-                 grant.stream_message_bytes > (256 << 10) ||
-                 grant.stream_message_bytes % 64 != 0)) {
-    Drain(absl::InvalidArgumentError(absl::StrCat(
-        "granted messages of ", grant.stream_message_bytes, " bytes")));
-    return;
+  if (grant.mode == TransferMode::kPut) {
+    puts_.emplace(context_, *link, grant);
+    for (const StagingSlot& slot : grant.slots) {
+      max_rectangle_bytes_ = std::min(max_rectangle_bytes_, slot.size_bytes);
+    }
   }
   if (link.has_value()) result_.transport = link->transport->name();
   MaybeSendAttachment();
+}
+
+absl::Status SourceTransfer::CheckGrant(const Grant& grant) const {
+  if (grant.mode == TransferMode::kPull) return absl::OkStatus();
+  if (!link_.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("cannot send in mode ", TransferModeName(grant.mode)));
+  }
+  if (grant.mode == TransferMode::kStream) {
+    if (grant.stream_message_bytes >= 1024 &&
+        grant.stream_message_bytes <= (256 << 10) &&
+        grant.stream_message_bytes % 64 == 0) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrCat(
+        "granted messages of ", grant.stream_message_bytes, " bytes"));
+  }
+  std::vector<StreamPlan> plans;
+  for (const Stream& stream : streams_) plans.push_back(stream.plan);
+  const StagingNeed need =
+      StagingNeedOf(plans, context_->limits.in_place_bytes);
+  if (need.required && grant.slots.empty()) {
+    return absl::InvalidArgumentError(
+        "granted no staging slots for another inner order");
+  }
+  for (const StagingSlot& slot : grant.slots) {
+    if (slot.size_bytes >= need.least_slot_bytes) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "granted a staging slot of ", slot.size_bytes,
+        " bytes, one span of one layer has ", need.least_slot_bytes));
+  }
+  return absl::OkStatus();
 }
 
 void SourceTransfer::OnRefuse(const Refuse& refuse) {
@@ -268,9 +298,19 @@ void SourceTransfer::OnStop(const Stop& stop) {
     case State::kDraining:
       return;  // Stopped follows
     case State::kEnded:
-      context_->send(peer(), id(), Stopped{});
+      if (unproven_) {
+        context_->send(peer(), id(),
+                       Abort{.code = absl::StatusCode::kUnavailable,
+                             .detail = "a put had no final flush"});
+      } else {
+        context_->send(peer(), id(), Stopped{});
+      }
       return;
   }
+}
+
+void SourceTransfer::OnCredit(const Credit& credit) {
+  if (puts_.has_value()) puts_->OnCredit(credit);
 }
 
 void SourceTransfer::OnAck(const Ack& ack) {
@@ -281,6 +321,7 @@ void SourceTransfer::OnAck(const Ack& ack) {
     return;
   }
   if (state_ != State::kSending) return;
+  if (puts_.has_value()) puts_->OnAck(ack);
   for (Stream& stream : streams_) {
     if (stream.plan.source_rank != ack.source_rank ||
         stream.plan.target_rank != ack.target_rank) {
@@ -386,7 +427,8 @@ void SourceTransfer::QueueRectangle(const Rectangle& whole) {
     token_layer_bytes += stream.plan.token_layer_bytes();
   }
   const uint32_t span = streams_.front().plan.span_tokens();
-  for (const Rectangle& r : CutRectangle(whole, span, token_layer_bytes)) {
+  for (const Rectangle& r :
+       CutRectangle(whole, span, token_layer_bytes, max_rectangle_bytes_)) {
     for (size_t s = 0; s < streams_.size(); ++s) {
       Stream& stream = streams_[s];
       Pending pending;
@@ -495,7 +537,7 @@ bool SourceTransfer::SumAppended(const RectanglePlan& plan,
 
 bool SourceTransfer::PostNext() {
   if (sending_.has_value()) return PostMessages();
-  if (queue_.empty()) return false;
+  if (queue_.empty() || (puts_.has_value() && !puts_->CanPost())) return false;
   Pending pending = std::move(queue_.front());
   queue_.pop_front();
   const StreamPlan& stream = streams_[pending.stream_index].plan;
@@ -506,6 +548,7 @@ bool SourceTransfer::PostNext() {
     sending_.emplace(Sending{std::move(pending), std::move(plan)});
     return true;
   }
+  if (puts_.has_value()) return PostPut(std::move(pending), plan);
   const Rectangle& r = pending.done.rectangle;
   const uint32_t block_tokens = context_->manifest->block_tokens;
   pending.done.source_blocks.assign(
@@ -513,6 +556,28 @@ bool SourceTransfer::PostNext() {
       blocks_.begin() + (r.t1 + block_tokens - 1) / block_tokens);
   FinishRectangle(std::move(pending));
   return !queue_.empty();
+}
+
+bool SourceTransfer::PostPut(Pending pending, RectanglePlan& plan) {
+  absl::Status status;
+  if (puts_->staged()) {
+    ++result_.copies;
+    status = puts_->PostStaged(std::move(pending),
+                               Gather(plan, 0, plan.wire_bytes()));
+  } else {
+    std::vector<PutPiece> pieces;
+    for (const Copy& copy : plan.Merge({blocks_}, {args_.ticket.blocks})) {
+      pieces.push_back(
+          {.from = context_->regions->At(context_->region_key,
+                                         copy.source_offset, copy.size_bytes),
+           .size_bytes = copy.size_bytes,
+           .remote_offset = copy.target_offset});
+    }
+    result_.copies += pieces.size();
+    status = puts_->Post(std::move(pending), std::move(pieces));
+  }
+  if (!status.ok()) Drain(status);
+  return state_ == State::kSending;
 }
 
 void SourceTransfer::FinishRectangle(Pending pending) {
@@ -611,6 +676,21 @@ void SourceTransfer::PollOperations() {
           absl::StrCat("write failed: ", status->message())));
     }
   }
+  if (!puts_.has_value()) return;
+  const absl::Status put = puts_->Poll();
+  unproven_ = puts_->unproven();
+  if (state_ != State::kSending) return;
+  while (std::optional<Pending> landed = puts_->TakeLanded()) {
+    FinishRectangle(*std::move(landed));
+  }
+  if (!put.ok()) {
+    endpoint_failed_ = true;
+    Drain(absl::UnavailableError(absl::StrCat("put failed: ", put.message())));
+  }
+}
+
+bool SourceTransfer::Drained() const {
+  return operations_.empty() && (!puts_.has_value() || puts_->idle());
 }
 
 void SourceTransfer::Drain(const absl::Status& reason) {
@@ -625,9 +705,9 @@ void SourceTransfer::Drain(const absl::Status& reason) {
 }
 
 void SourceTransfer::MaybeFinishDraining() {
-  if (!operations_.empty()) return;
+  if (!Drained()) return;
   if (!reason_.ok()) {
-    if (endpoint_failed_) {
+    if (endpoint_failed_ || unproven_) {
       context_->send(peer(), id(),
                      Abort{.code = reason_.code(),
                            .stopped = false,
@@ -651,7 +731,7 @@ void SourceTransfer::EndUnposted(const absl::Status& reason,
 }
 
 void SourceTransfer::End(const absl::Status& status) {
-  SLUICE_CHECK(!ended() && operations_.empty());
+  SLUICE_CHECK(!ended() && Drained());
   state_ = State::kEnded;
   result_.state = StateOf(status.code());
   result_.status = status;
@@ -662,6 +742,7 @@ void SourceTransfer::End(const absl::Status& status) {
   rectangle_timer_.Stop();
   // Only what answers repeats is kept.
   sending_.reset();
+  puts_.reset();
   queue_ = {};
   unacked_ = {};
   streams_ = {};

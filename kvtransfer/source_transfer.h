@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "kvtransfer/put_sender.h"
 #include "kvtransfer/transfer_args.h"
 #include "kvtransfer/transfer_context.h"
 #include "kvtransfer/transfer_plan.h"
@@ -39,6 +40,7 @@ class SourceTransfer {
   void OnOutcome(const Outcome& outcome);
   void OnStop(const Stop& stop);
   void OnAck(const Ack& ack);
+  void OnCredit(const Credit& credit);
 
   // Deadline and re-sends; at least every 10 ms while not ended.
   void OnTick();
@@ -53,6 +55,8 @@ class SourceTransfer {
   // Ended, but its attachment is not acknowledged yet.
   bool lingers() const { return ended() && attachment_timer_.armed(); }
   bool bound() const { return bound_; }
+  // What it put may land yet, though it is over.
+  bool unproven() const { return unproven_; }
   const TransferResult& result() const { return result_; }
 
  private:
@@ -63,10 +67,7 @@ class SourceTransfer {
     uint64_t acked_bytes = 0;
     bool last_queued = false;
   };
-  struct Pending {
-    size_t stream_index = 0;
-    RectangleDone done;
-  };
+  using Pending = PendingRectangle;
   // A rectangle whose data messages are going out.
   struct Sending {
     Pending pending;
@@ -81,6 +82,9 @@ class SourceTransfer {
   void MarkLast();
   bool PostNext();
   bool PostMessages();
+  bool PostPut(Pending pending, RectanglePlan& plan);
+  absl::Status CheckGrant(const Grant& grant) const;
+  bool Drained() const;
   void FinishRectangle(Pending pending);
   std::vector<std::byte> Gather(const RectanglePlan& plan, uint64_t offset,
                                 uint64_t size) const;
@@ -118,6 +122,9 @@ class SourceTransfer {
   std::optional<Sending> sending_;
   std::deque<Pending> unacked_;
   std::vector<OperationId> operations_;
+  std::optional<PutSender> puts_;
+  bool unproven_ = false;
+  uint64_t max_rectangle_bytes_ = kMaxRectangleBytes;
   uint64_t posted_bytes_ = 0;
   uint64_t payload_bytes_ = 0;   // of all streams
   int64_t all_offered_us_ = -1;  // when the last KV was; -1: not yet

@@ -24,10 +24,14 @@ struct TransferResult {
   // the computation did not hide. Else -1.
   int64_t exposed_us = -1;
   std::string transport;  // "shm", "ucx", "loopback"; empty: none chosen
+  // Put: the source may still write into the blocks; they are the caller's
+  // again when on_released runs.
+  bool quarantined = false;
 };
 
 using OnTransferEnded =
     std::function<void(const TransferId&, const TransferResult&)>;
+using OnBlocksReleased = std::function<void(const TransferId&)>;
 using OnAttachment =
     std::function<void(const TransferId&, absl::StatusOr<std::string>)>;
 
@@ -43,8 +47,12 @@ struct ReceiveArgs {
   std::string expected_source;   // worker name; empty: any paired one
   // Exactly once. When it runs, no operation of ours touches the blocks any
   // more: they belong to the caller again, with valid contents only if
-  // kCompleted.
+  // kCompleted; but see `quarantined`.
   OnTransferEnded on_ended;
+  // Optional; put mode: after an on_ended with `quarantined` set, once, when no
+  // write of the source can land in the blocks any more; not if the process
+  // ends before that is known. Without it on_ended waits for that instead.
+  OnBlocksReleased on_released;
   // Optional; at most once: the attachment, before or after on_ended; or,
   // after a kCompleted transfer, an error when it can no longer come
   // (kDeadlineExceeded, kUnavailable).

@@ -18,13 +18,19 @@
 
 namespace sluice::kvtransfer {
 
+class Quarantine;
+class StagingTable;
+
 struct TransferLimits {
   uint32_t resend_ms = 200;
   uint32_t max_resend_ms = 2000;
   uint32_t drain_timeout_ms = 5000;
+  uint32_t stop_timeout_ms = 3000;  // put: then the peer is lost
   uint64_t stream_window_bytes = 4 << 20;
   uint32_t stream_message_bytes = 128 << 10;
-  bool digests = true;  // off in benchmarks only
+  uint32_t slots_per_transfer = 2;     // of staging, at most
+  uint64_t in_place_bytes = 16 << 10;  // shorter runs go through staging
+  bool digests = true;                 // off in benchmarks only
 };
 
 // What a transfer needs of its engine. Everything outlives every transfer.
@@ -35,6 +41,8 @@ struct TransferContext {
   RegionTable* regions = nullptr;
   std::string region_key;                   // our region
   AppendDigests* append_digests = nullptr;  // ours, or none
+  Quarantine* quarantine = nullptr;
+  StagingTable* staging = nullptr;
   TransferStats* stats = nullptr;
   TransferObserver* observer = nullptr;  // or none
   TransferLimits limits;

@@ -46,6 +46,26 @@ absl::Status CheckRegion(const LayoutManifest& manifest, uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
+absl::Status CheckStaging(const LayoutManifest& manifest,
+                          const StagingArea& area, uint64_t size_bytes) {
+  if (area.num_slots == 0) return absl::OkStatus();
+  const auto bad = [&](absl::string_view why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(area.num_slots, " staging slots of ", area.slot_bytes,
+                     " bytes at ", area.offset, " ", why));
+  };
+  if (area.num_slots > kMaxStagingSlots || area.slot_bytes % 64 != 0 ||
+      area.offset % 64 != 0) {
+    return bad("are too many or not aligned to 64");
+  }
+  if (area.offset > size_bytes ||
+      area.slot_bytes > (size_bytes - area.offset) / area.num_slots) {
+    return bad("are outside the region");
+  }
+  const absl::Status blocks = CheckRegion(manifest, area.offset);
+  return blocks.ok() ? blocks : bad("overlap the blocks");
+}
+
 absl::Status CheckDeadline(uint32_t deadline_ms) {
   if (deadline_ms >= kMinDeadlineMs && deadline_ms <= kMaxDeadlineMs) {
     return absl::OkStatus();
@@ -102,6 +122,8 @@ absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Create(
   SLUICE_CHECK(options.clock != nullptr && options.control != nullptr);
   RETURN_IF_ERROR(ValidateManifest(options.manifest));
   RETURN_IF_ERROR(CheckRegion(options.manifest, options.region.size_bytes));
+  RETURN_IF_ERROR(CheckStaging(options.manifest, options.staging,
+                               options.region.size_bytes));
   if (options.stream_message_bytes < (1 << 10) ||
       options.stream_message_bytes > (256 << 10) ||
       options.stream_message_bytes % 64 != 0) {

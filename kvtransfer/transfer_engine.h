@@ -17,6 +17,7 @@
 #include "kvtransfer/peer_offer.h"
 #include "kvtransfer/peer_table.h"
 #include "kvtransfer/region_table.h"
+#include "kvtransfer/staging_table.h"
 #include "kvtransfer/transfer_args.h"
 #include "kvtransfer/transfer_observer.h"
 #include "kvtransfer/transfer_stats.h"
@@ -50,10 +51,12 @@ struct EngineOptions {
   uint32_t peer_lost_ms = 3000;
   uint32_t resend_ms = 200;  // doubles to 2000
   uint32_t drain_timeout_ms = 5000;
-  uint32_t record_ms = 60000;  // terminal records
+  uint32_t stop_timeout_ms = 3000;  // put: a Stop unanswered loses the peer
+  uint32_t record_ms = 60000;       // terminal records
   uint32_t max_records = 65536;
   uint64_t stream_window_bytes = 4 << 20;
   uint32_t stream_message_bytes = 128 << 10;  // 64 .. 256 KiB, our receives
+  StagingArea staging;  // put: of `region`, behind the manifest's groups
   // Off proves nothing of what arrives: for benchmarks that measure what the
   // digests cost, on both sides alike.
   bool digests = true;

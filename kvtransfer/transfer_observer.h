@@ -21,6 +21,9 @@ class TransferObserver {
   virtual void OnPlanned(PlanKind kind, int64_t elapsed_us) = 0;
   // A pair can carry transfers, `elapsed_us` after the offers were exchanged.
   virtual void OnPaired(int64_t elapsed_us) = 0;
+  // Blocks of an ended put transfer are the caller's again, `elapsed_us` after
+  // it ended.
+  virtual void OnReleased(int64_t elapsed_us) = 0;
 };
 
 }  // namespace sluice::kvtransfer

@@ -13,10 +13,6 @@
 namespace sluice::kvtransfer {
 namespace {
 
-// Digesting and announcing one rectangle keeps the thread busy for a few
-// milliseconds at most.
-constexpr uint64_t kMaxRectangleBytes = 8 << 20;
-
 struct RankGroup {
   const RankManifest* rank;
   const GroupManifest* group;
@@ -189,12 +185,12 @@ uint64_t PayloadBytes(absl::Span<const StreamPlan> streams, uint64_t tokens) {
 
 std::vector<Rectangle> CutRectangle(const Rectangle& whole,
                                     uint32_t span_tokens,
-                                    uint64_t token_layer_bytes) {
+                                    uint64_t token_layer_bytes,
+                                    uint64_t max_bytes) {
   // All layers of a few blocks rather than one layer of many: a block is
   // contiguous over its layers.
   const uint64_t budget = std::max<uint64_t>(
-      span_tokens,
-      kMaxRectangleBytes / std::max<uint64_t>(1, token_layer_bytes));
+      span_tokens, max_bytes / std::max<uint64_t>(1, token_layer_bytes));
   const uint32_t layers = static_cast<uint32_t>(
       std::min<uint64_t>(whole.l1 - whole.l0, budget / span_tokens));
   const uint32_t tokens = static_cast<uint32_t>(std::min<uint64_t>(

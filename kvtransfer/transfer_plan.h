@@ -96,12 +96,15 @@ std::vector<TokenRun> CutTokens(uint32_t t0, uint32_t t1,
                                 uint32_t target_block_tokens);
 
 // `whole`, final at once, cut into what is announced rectangle by rectangle: of
-// 8 MiB over all streams at most, or one span of one layer. `span_tokens` is
-// the streams', `token_layer_bytes` the sum of theirs. Cuts are at multiples of
-// a span.
+// `max_bytes` over all streams at most, or one span of one layer.
+// `span_tokens` is the streams', `token_layer_bytes` the sum of theirs. Cuts
+// are at multiples of a span.
+// Digesting and announcing 8 MiB keeps the thread busy for a few milliseconds.
+inline constexpr uint64_t kMaxRectangleBytes = 8 << 20;
 std::vector<Rectangle> CutRectangle(const Rectangle& whole,
                                     uint32_t span_tokens,
-                                    uint64_t token_layer_bytes);
+                                    uint64_t token_layer_bytes,
+                                    uint64_t max_bytes = kMaxRectangleBytes);
 
 // Part of a block table: ids[i] is the block at position first_index + i.
 struct BlockSlice {

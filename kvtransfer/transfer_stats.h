@@ -47,7 +47,9 @@ struct TransferStats {
   // By reason: fingerprint, generation, layout, numerics, version.
   std::map<std::string, uint64_t> pair_refusals;
   uint64_t terminal_records = 0;
-  uint64_t quarantined_blocks = 0;  // 0: no put mode
+  // Of ended put transfers, where a write may still land.
+  uint64_t quarantined_blocks = 0;
+  uint64_t quarantined_slots = 0;  // of staging
 
   // Adds one ended transfer to `transfers` and `volumes`.
   void CountEnd(TransferDirection direction, const TransferResult& result);

@@ -44,12 +44,24 @@ class TransportEvents {
   // One stream message. `payload` is valid during the call only.
   virtual void OnData(LinkId link, const DataHeader& header,
                       absl::Span<const std::byte> payload) = 0;
+  // Put, at the side written to: nothing that the peer wrote through this link
+  // lands any more. Said of links we closed, by what this wire guarantees:
+  // closing was enough and has completed, the peer's process is known to be
+  // gone, or the region was deregistered. Maybe never.
+  virtual void OnFenced(LinkId link) {}
 };
 
 // A piece of a peer's region to read, and who takes the bytes.
 struct ReadPiece {
   uint64_t remote_offset = 0;  // in the peer's region
   uint64_t size_bytes = 0;
+};
+
+// A piece of our memory to write into a peer's region.
+struct PutPiece {
+  const std::byte* from = nullptr;
+  uint64_t size_bytes = 0;
+  uint64_t remote_offset = 0;  // in the peer's region
 };
 
 // Takes pieces in order, on the transfer thread.
@@ -94,7 +106,8 @@ class Transport {
   // Readable when Progress() has something to do; -1: always poll.
   int event_fd() const { return event_fd_; }
 
-  // Makes `region` readable for peers (pull); the region outlives us.
+  // Makes `region` readable for peers (pull), or writable (put); the region
+  // outlives us.
   virtual absl::Status Register(const Region& region) = 0;
   // Starts one end; OnLinkUp() or OnLinkDown() follows within 3 s.
   virtual absl::StatusOr<LinkId> Connect(const LinkArgs& args) = 0;
@@ -108,6 +121,17 @@ class Transport {
   virtual absl::StatusOr<OperationId> StartRead(LinkId link,
                                                 std::vector<ReadPiece> pieces,
                                                 ReadSink* sink) = 0;
+  // Writes pieces into the peer's region (put). The pieces' memory must stay
+  // until the final status. OK only after a flush has proven that every byte
+  // landed; any other status proves nothing: bytes may land yet.
+  // kInvalidArgument for a piece outside the region.
+  virtual absl::StatusOr<OperationId> StartPut(LinkId link,
+                                               std::vector<PutPiece> pieces) {
+    return absl::UnimplementedError("no one-sided writes over " + name_);
+  }
+  // Forbids peers to write into our region (put), for good, where an adapter
+  // writes; OnFenced() follows for its links.
+  virtual void Deregister() {}
   // Final status once there is one (then the id is forgotten), else nullopt.
   virtual std::optional<absl::Status> Poll(OperationId operation) = 0;
   // Moves everything forward by a bounded amount of work. `may_sleep`: arm

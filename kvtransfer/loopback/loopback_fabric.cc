@@ -1,6 +1,7 @@
 #include "kvtransfer/loopback/loopback_fabric.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -36,6 +37,9 @@ class LoopbackTransport final : public Transport {
 
   ~LoopbackTransport() override {
     SLUICE_CHECK(operations_.empty());
+    // The end of the process: its memory is gone, it writes no more.
+    fabric_->DropPuts([this](const auto& put) { return put.target == this; });
+    fabric_->dead_.insert(incarnation_);
     auto& all = fabric_->transports_;
     all.erase(std::find(all.begin(), all.end(), this));
   }
@@ -94,6 +98,37 @@ class LoopbackTransport final : public Transport {
     return id;
   }
 
+  absl::StatusOr<OperationId> StartPut(LinkId link,
+                                       std::vector<PutPiece> pieces) override {
+    SLUICE_CHECK(mode() == TransferMode::kPut);
+    const auto found = links_.find(link);
+    if (found == links_.end() || found->second.peer_link == 0) {
+      return absl::UnavailableError("loopback link is down");
+    }
+    const Link& to = found->second;
+    const uint64_t limit = to.peer->region_.size_bytes;
+    for (const PutPiece& piece : pieces) {
+      if (piece.remote_offset > limit ||
+          piece.size_bytes > limit - piece.remote_offset) {
+        return absl::InvalidArgumentError("put outside the peer's region");
+      }
+    }
+    const LoopbackFate fate = fabric_->Decide(worker_, to.args.peer, "put");
+    const OperationId id = NewId();
+    fabric_->PostPut(id, to.peer_link, to.peer, pieces, fate);
+    operations_.emplace(
+        id,
+        Operation{
+            link, {}, nullptr, fabric_->clock_->NowMs() + fate.delay_ms, fate});
+    return id;
+  }
+
+  void Deregister() override {
+    if (fabric_->fence_ == PutFence::kDeath) return;
+    fabric_->DropPuts([this](const auto& put) { return put.target == this; });
+    for (Closing& closing : closing_) closing.fenced = true;
+  }
+
   std::optional<absl::Status> Poll(OperationId id) override {
     const auto found = operations_.find(id);
     SLUICE_CHECK(found != operations_.end());
@@ -114,6 +149,7 @@ class LoopbackTransport final : public Transport {
         events.OnLinkDown(id, absl::UnavailableError("loopback peer is gone"));
       }
     }
+    any = ReportFences(events) || any;
     any = ProgressOperations() || any;
     return ProgressData(events) || any;
   }
@@ -123,6 +159,9 @@ class LoopbackTransport final : public Transport {
     if (found == links_.end()) return;
     Link& link = found->second;
     if (link.peer != nullptr) link.peer->OnPeerClosed(link.peer_link);
+    if (mode() == TransferMode::kPut) {
+      closing_.push_back({id, fabric_->clock_->NowMs() + fabric_->close_ms_});
+    }
     links_.erase(found);
     for (auto& [operation_id, operation] : operations_) {
       if (operation.link == id && !operation.status.has_value()) {
@@ -135,7 +174,7 @@ class LoopbackTransport final : public Transport {
     const auto found = links_.find(id);
     if (found == links_.end()) return;
     found->second.peer_link = 0;
-    if (mode() == TransferMode::kStream) found->second.peer = nullptr;
+    if (mode() != TransferMode::kPull) found->second.peer = nullptr;
     found->second.event = -1;
   }
 
@@ -149,8 +188,16 @@ class LoopbackTransport final : public Transport {
   }
 
   const std::string& worker() const { return worker_; }
+  uint64_t incarnation() const { return incarnation_; }
+  bool Closed(LinkId link) const { return !links_.contains(link); }
+  std::byte* At(uint64_t offset) const { return region_.base + offset; }
 
  private:
+  struct Closing {
+    LinkId link;
+    int64_t done_ms;
+    bool fenced = false;
+  };
   struct Link {
     LinkArgs args;
     LinkId peer_link = 0;
@@ -187,6 +234,8 @@ class LoopbackTransport final : public Transport {
           expected.peer = this;
           expected.peer_link = id;
           link.event = expected.event = 1;
+          fabric_->writer_[id] = other->incarnation_;
+          fabric_->writer_[other_id] = incarnation_;
           any = true;
           break;
         }
@@ -195,16 +244,43 @@ class LoopbackTransport final : public Transport {
     return any;
   }
 
+  // Which closed links nothing lands through any more.
+  bool ReportFences(TransportEvents& events) {
+    std::vector<LinkId> fenced;
+    for (Closing& closing : closing_) {
+      const bool by_close = fabric_->fence_ == PutFence::kClose &&
+                            closing.done_ms <= fabric_->clock_->NowMs();
+      const bool by_death =
+          fabric_->fence_ == PutFence::kDeath &&
+          fabric_->dead_.contains(fabric_->writer_[closing.link]);
+      if (by_close || by_death || closing.fenced) {
+        fenced.push_back(closing.link);
+      }
+    }
+    for (const LinkId link : fenced) {
+      fabric_->DropPuts(
+          [link](const auto& put) { return put.to_link == link; });
+      std::erase_if(closing_,
+                    [link](const Closing& c) { return c.link == link; });
+      events.OnFenced(link);
+    }
+    return !fenced.empty();
+  }
+
   bool ProgressOperations() {
     bool any = false;
+    fabric_->LandPuts();
     const int64_t now = fabric_->clock_->NowMs();
     for (auto& [id, operation] : operations_) {
       if (operation.status.has_value() || operation.due_ms > now) continue;
       any = true;
       if (operation.sink != nullptr) RunRead(operation);
-      operation.status = operation.fate.drop
-                             ? absl::UnavailableError("loopback read failed")
-                             : absl::OkStatus();
+      const bool lost = fabric_->lost_puts_.erase(id) > 0;
+      const bool failed =
+          lost || operation.fate.drop || operation.fate.late_ms > 0;
+      operation.status =
+          failed ? absl::UnavailableError("loopback operation failed")
+                 : absl::OkStatus();
     }
     return any;
   }
@@ -241,8 +317,10 @@ class LoopbackTransport final : public Transport {
 
   LoopbackFabric* const fabric_;
   const std::string worker_;
+  const uint64_t incarnation_ = NewId();
   Region region_;
   std::map<LinkId, Link> links_;
+  std::vector<Closing> closing_;  // put
   std::map<OperationId, Operation> operations_;
 };
 
@@ -287,7 +365,15 @@ void LoopbackFabric::Kill(const std::string& worker) {
     return flight.from == worker || flight.to == worker;
   });
   for (LoopbackTransport* transport : transports_) {
-    if (transport->worker() == worker) transport->DropAll();
+    if (transport->worker() != worker) continue;
+    dead_.insert(transport->incarnation());
+    transport->DropAll();
+    DropPuts([&](const PutFlight& put) { return put.target == transport; });
+    // Who writes by mapping memory stops with the process.
+    if (fence_ != PutFence::kDeath) continue;
+    DropPuts([&](const PutFlight& put) {
+      return writer_[put.to_link] == transport->incarnation();
+    });
   }
   for (auto& [name, engine] : engines_) {
     engine->OnLinkDown(worker, absl::UnavailableError("killed"));
@@ -308,6 +394,7 @@ void LoopbackFabric::SendControl(const std::string& from, const std::string& to,
   if (!std::holds_alternative<Heartbeat>(message.body)) {
     fate = Decide(from, to, KindName(message.body));
   }
+  NoteSlots(from, message);
   const int64_t due_ms = clock_->NowMs() + fate.delay_ms;
   for (int i = 0; i < (fate.drop ? 0 : fate.duplicate ? 2 : 1); ++i) {
     control_.push_back({due_ms, from, to, message});
@@ -320,7 +407,103 @@ void LoopbackFabric::FlipBit(std::vector<std::byte>& bytes) {
   bytes[bit / 8] ^= std::byte{1} << (bit % 8);
 }
 
+// A slot belongs to the transfer of the last Grant that offered it.
+void LoopbackFabric::NoteSlots(const std::string& from,
+                               const ControlMessage& message) {
+  const auto* grant = std::get_if<Grant>(&message.body);
+  if (grant == nullptr) return;
+  for (const StagingSlot& slot : grant->slots) {
+    uint64_t owner = 0;
+    std::memcpy(&owner, message.transfer_id.bytes.data(), sizeof(owner));
+    slots_[{from, slot.offset}] = {slot.size_bytes, owner};
+  }
+}
+
+std::vector<uint64_t> LoopbackFabric::OwnersOf(const std::string& worker,
+                                               uint64_t offset,
+                                               uint64_t size) const {
+  std::vector<uint64_t> owners;
+  for (const uint64_t at : {offset, offset + size - 1}) {
+    auto slot = slots_.upper_bound({worker, at});
+    if (slot != slots_.begin()) --slot;
+    if (slot != slots_.end() && slot->first.first == worker &&
+        at - slot->first.second < slot->second.size_bytes) {
+      owners.push_back(slot->second.owner);
+    } else {
+      owners.push_back(owner_ ? owner_(worker, at) : 0);
+    }
+  }
+  return owners;
+}
+
+void LoopbackFabric::PostPut(OperationId operation, LinkId to_link,
+                             LoopbackTransport* target,
+                             const std::vector<PutPiece>& pieces,
+                             const LoopbackFate& fate) {
+  if (fate.drop) return;
+  const int64_t now = clock_->NowMs();
+  const size_t flipped = fate.flip_bit ? random_() % pieces.size() : SIZE_MAX;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const PutPiece& piece = pieces[i];
+    if (piece.size_bytes == 0) continue;
+    std::vector<std::byte> bytes(piece.from, piece.from + piece.size_bytes);
+    if (i == flipped) FlipBit(bytes);
+    const auto fly = [&](uint64_t from, uint64_t to, int64_t due_ms) {
+      if (from == to) return;
+      puts_.push_back(
+          {due_ms, operation, to_link, target, piece.remote_offset + from,
+           std::vector<std::byte>(bytes.begin() + static_cast<int64_t>(from),
+                                  bytes.begin() + static_cast<int64_t>(to)),
+           OwnersOf(target->worker(), piece.remote_offset + from, to - from)});
+    };
+    const int64_t due_ms = now + fate.delay_ms + fate.late_ms;
+    const uint64_t cut = fate.tear ? random_() % piece.size_bytes : 0;
+    fly(0, cut, now);
+    fly(cut, bytes.size(), due_ms);
+    if (fate.duplicate) fly(0, bytes.size(), due_ms);
+  }
+}
+
+void LoopbackFabric::LandPuts() {
+  const int64_t now = clock_->NowMs();
+  std::vector<PutFlight> due;
+  for (auto it = puts_.begin(); it != puts_.end();) {
+    if (it->due_ms > now) {
+      ++it;
+      continue;
+    }
+    due.push_back(std::move(*it));
+    it = puts_.erase(it);
+  }
+  for (const PutFlight& flight : due) Land(flight);
+}
+
+void LoopbackFabric::Land(const PutFlight& flight) {
+  const LoopbackTransport& target = *flight.target;
+  if (target.Closed(flight.to_link)) ++late_puts_;
+  if (OwnersOf(target.worker(), flight.remote_offset, flight.bytes.size()) !=
+      flight.owners) {
+    ++stray_puts_;
+  }
+  std::memcpy(target.At(flight.remote_offset), flight.bytes.data(),
+              flight.bytes.size());
+}
+
+void LoopbackFabric::DropPuts(
+    const std::function<bool(const PutFlight&)>& which) {
+  for (auto it = puts_.begin(); it != puts_.end();) {
+    if (!which(*it)) {
+      ++it;
+      continue;
+    }
+    ++fenced_puts_;
+    lost_puts_.insert(it->operation);
+    it = puts_.erase(it);
+  }
+}
+
 bool LoopbackFabric::Deliver() {
+  LandPuts();
   std::vector<ControlFlight> due;
   for (auto it = control_.begin(); it != control_.end();) {
     if (it->due_ms > clock_->NowMs()) {

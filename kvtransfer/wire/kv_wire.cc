@@ -150,6 +150,12 @@ class BodyWriter {
     v1::Grant& proto = *out_.mutable_grant();
     proto.set_mode(static_cast<v1::TransferMode>(grant.mode));
     proto.set_stream_message_bytes(grant.stream_message_bytes);
+    for (const StagingSlot& slot : grant.slots) {
+      v1::StagingSlot& slot_proto = *proto.add_slots();
+      slot_proto.set_region_key(slot.region_key);
+      slot_proto.set_address(slot.offset);
+      slot_proto.set_size_bytes(slot.size_bytes);
+    }
   }
   void operator()(const Refuse& refuse) {
     v1::Refuse& proto = *out_.mutable_refuse();
@@ -170,6 +176,14 @@ class BodyWriter {
     proto.mutable_digests()->Add(done.digests.begin(), done.digests.end());
     proto.mutable_source_blocks()->Add(done.source_blocks.begin(),
                                        done.source_blocks.end());
+    if (done.slot.has_value()) proto.set_slot(*done.slot);
+  }
+  void operator()(const Credit& credit) {
+    v1::Credit& proto = *out_.mutable_credit();
+    proto.set_slot(credit.slot);
+    proto.set_source_rank(credit.source_rank);
+    proto.set_target_rank(credit.target_rank);
+    proto.set_index(credit.index);
   }
   void operator()(const Ack& ack) {
     v1::Ack& proto = *out_.mutable_ack();
@@ -214,10 +228,21 @@ absl::StatusOr<ControlBody> ClaimFromProto(const v1::Claim& proto) {
 }
 
 absl::StatusOr<ControlBody> GrantFromProto(const v1::Grant& proto) {
-  if (proto.slots_size() != 0) return Bad("staging slots are not supported");
+  if (proto.slots_size() > static_cast<int>(kMaxStagingSlots)) {
+    return Bad("grant of ", proto.slots_size(), " staging slots, at most ",
+               kMaxStagingSlots);
+  }
   Grant grant;
   ASSIGN_OR_RETURN(grant.mode, ModeFromProto(proto.mode()));
   grant.stream_message_bytes = proto.stream_message_bytes();
+  if (proto.slots_size() > 0 && grant.mode != TransferMode::kPut) {
+    return Bad("staging slots in mode ", TransferModeName(grant.mode));
+  }
+  for (const v1::StagingSlot& slot : proto.slots()) {
+    grant.slots.push_back({.region_key = slot.region_key(),
+                           .offset = slot.address(),
+                           .size_bytes = slot.size_bytes()});
+  }
   return grant;
 }
 
@@ -231,7 +256,6 @@ absl::StatusOr<ControlBody> VerdictFromProto(const Proto& proto) {
 }
 
 absl::StatusOr<ControlBody> RectangleFromProto(const v1::RectangleDone& proto) {
-  if (proto.has_slot()) return Bad("staging slots are not supported");
   RectangleDone done;
   done.source_rank = proto.source_rank();
   done.target_rank = proto.target_rank();
@@ -241,6 +265,7 @@ absl::StatusOr<ControlBody> RectangleFromProto(const v1::RectangleDone& proto) {
   done.digests.assign(proto.digests().begin(), proto.digests().end());
   done.source_blocks.assign(proto.source_blocks().begin(),
                             proto.source_blocks().end());
+  if (proto.has_slot()) done.slot = proto.slot();
   return done;
 }
 
@@ -249,6 +274,13 @@ absl::StatusOr<ControlBody> AbortFromProto(const v1::Abort& proto) {
   ASSIGN_OR_RETURN(abort.code, CodeFromProto(proto.code()));
   abort.stopped = proto.stopped();
   return abort;
+}
+
+Credit CreditFromProto(const v1::Credit& proto) {
+  return Credit{.slot = proto.slot(),
+                .source_rank = proto.source_rank(),
+                .target_rank = proto.target_rank(),
+                .index = proto.index()};
 }
 
 Ack AckFromProto(const v1::Ack& proto) {
@@ -281,6 +313,8 @@ absl::StatusOr<ControlBody> BodyFromProto(const v1::KvMessage& proto) {
       return ControlBody(Attachment{proto.first().SerializeAsString()});
     case v1::KvMessage::kAck:
       return ControlBody(AckFromProto(proto.ack()));
+    case v1::KvMessage::kCredit:
+      return ControlBody(CreditFromProto(proto.credit()));
     case v1::KvMessage::kHeartbeat:
       return ControlBody(Heartbeat{});
     default:

@@ -1,10 +1,14 @@
 // Every event of a small transfer lost, repeated, delayed, overtaken or
 // damaged; either side killed there. Always: exactly one terminal state on
-// each live side, in time, a legal pair, and correct bytes if completed.
+// each live side, in time, a legal pair, and correct bytes if completed. In put
+// mode also: what may still be written is quarantined until its fence, and no
+// put lands in what was handed out (LoopbackPair checks that).
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <iostream>
 #include <random>
+#include <string>
 
 #include "tests/kvtransfer/testing/loopback_pair.h"
 
@@ -15,8 +19,28 @@ constexpr uint32_t kDeadlineMs = 3000;
 // Deadline of the source starts later by nothing; drained in the same turn.
 constexpr int64_t kBoundMs = kDeadlineMs + 60;
 
-struct Case {
+// Longer than a Stop may stay unanswered, and than a late put takes.
+constexpr int64_t kFenceMs = 5000;
+
+struct Setup {
+  const char* name;
   TransferMode mode = TransferMode::kPull;
+  uint32_t staging_slots = 0;
+  PutFence fence = PutFence::kClose;
+};
+constexpr Setup kSetups[] = {
+    {"Pull", TransferMode::kPull},
+    {"Stream", TransferMode::kStream},
+    {"PutStaged", TransferMode::kPut, 2},
+    {"PutInPlace", TransferMode::kPut},
+    {"PutStagedMapped", TransferMode::kPut, 1, PutFence::kDeath},
+    {"PutInPlaceShared", TransferMode::kPut, 0, PutFence::kRegion},
+};
+int g_cases = 0;
+int g_quarantined = 0;
+
+struct Case {
+  Setup setup;
   uint64_t seed = 1;
   LoopbackFabric::Judge judge;
   std::function<void(LoopbackPair&, const Ticket&)> act;
@@ -43,8 +67,41 @@ void CheckPair(const LoopbackPair& pair, bool source_lives, bool target_lives) {
   }
 }
 
+// What no answer of the source freed is freed by the wire's own fence.
+void CheckQuarantine(LoopbackPair& pair, const Case& c) {
+  const bool quarantined =
+      pair.received.ended() && pair.received.ends[0].quarantined;
+  g_quarantined += quarantined ? 1 : 0;
+  EXPECT_TRUE(c.setup.mode == TransferMode::kPut || !quarantined);
+  if (!quarantined) {
+    EXPECT_EQ(pair.received.released, 0);
+    return;
+  }
+  if (!pair.quarantined.empty()) pair.Run(kFenceMs);
+  if (!pair.quarantined.empty()) {
+    EXPECT_NE(c.setup.fence, PutFence::kClose);
+    if (c.setup.fence == PutFence::kDeath) {
+      pair.fabric.Kill("prefill");
+      pair.Run(20);
+    } else {
+      pair.target_engine->Shutdown();
+      pair.Run(6500);
+    }
+  }
+  EXPECT_TRUE(pair.quarantined.empty());
+  EXPECT_EQ(pair.received.released, 1);
+  const auto stats = pair.target_engine->Stats();
+  EXPECT_EQ(stats->quarantined_blocks, 0u);
+  EXPECT_EQ(stats->quarantined_slots, 0u);
+}
+
 Result RunCase(const Case& c) {
-  LoopbackPair pair({.mode = c.mode, .seed = c.seed});
+  ++g_cases;
+  LoopbackPair pair({.mode = c.setup.mode,
+                     .seed = c.seed,
+                     .staging_slots = c.setup.staging_slots,
+                     .put_fence = c.setup.fence,
+                     .close_ms = 40});
   uint64_t events = 0;
   bool act_now = false;
   pair.fabric.SetJudge([&](const LoopbackEvent& event) {
@@ -61,6 +118,8 @@ Result RunCase(const Case& c) {
   bool acted = false;
   const auto settle = [&] {
     pair.Settle();
+    const auto stats = pair.target_engine->Stats();
+    EXPECT_EQ(stats->quarantined_blocks, pair.quarantined.size());
     if (act_now && !acted) {
       acted = true;
       c.act(pair, ticket);
@@ -93,6 +152,8 @@ Result RunCase(const Case& c) {
     EXPECT_TRUE(pair.TargetHolds(args));
     EXPECT_EQ(pair.received.attachments.size(), 1u);
   }
+  CheckQuarantine(pair, c);
+  EXPECT_EQ(pair.fabric.stray_puts(), 0u);
   EXPECT_TRUE(pair.target.Untouched(pair.target_blocks[0]));
   for (uint32_t b = 0; b < pair.target.spec.num_blocks; ++b) {
     if (b != pair.target_blocks[1] && b != pair.target_blocks[2]) {
@@ -102,16 +163,21 @@ Result RunCase(const Case& c) {
   return result;
 }
 
-class Faults : public ::testing::TestWithParam<TransferMode> {
+class Faults : public ::testing::TestWithParam<Setup> {
  protected:
-  uint64_t NumEvents() { return RunCase({.mode = GetParam()}).events; }
+  uint64_t NumEvents() { return RunCase({.setup = GetParam()}).events; }
+  static void TearDownTestSuite() {
+    std::cout << g_cases << " fault cases, " << g_quarantined
+              << " of them quarantined blocks\n";
+  }
 };
-INSTANTIATE_TEST_SUITE_P(Modes, Faults,
-                         ::testing::Values(TransferMode::kPull,
-                                           TransferMode::kStream));
+INSTANTIATE_TEST_SUITE_P(Modes, Faults, ::testing::ValuesIn(kSetups),
+                         [](const auto& info) {
+                           return std::string(info.param.name);
+                         });
 
 TEST_P(Faults, NothingWrongCompletes) {
-  EXPECT_TRUE(RunCase({.mode = GetParam()}).completed);
+  EXPECT_TRUE(RunCase({.setup = GetParam()}).completed);
 }
 
 TEST_P(Faults, EachEventOnce) {
@@ -123,14 +189,17 @@ TEST_P(Faults, EachEventOnce) {
                {"delay", {.delay_ms = 450}},
                {"long delay", {.delay_ms = 2900}},
                {"never in time", {.delay_ms = 5000}},
-               {"flip", {.flip_bit = true}}};
+               {"flip", {.flip_bit = true}},
+               {"torn", {.delay_ms = 300, .tear = true}},
+               {"late", {.late_ms = 700}},
+               {"torn and very late", {.tear = true, .late_ms = 4500}}};
   const uint64_t events = NumEvents();
   ASSERT_GT(events, 8u);
   for (const auto& f : fates) {
     for (uint64_t at = 0; at < events; ++at) {
       SCOPED_TRACE(testing::Message() << f.name << " at event " << at);
       std::string kind;
-      const Result result = RunCase({.mode = GetParam(),
+      const Result result = RunCase({.setup = GetParam(),
                                      .judge =
                                          [&](const LoopbackEvent& event) {
                                            if (event.number != at)
@@ -140,7 +209,7 @@ TEST_P(Faults, EachEventOnce) {
                                          },
                                      .bound_ms = kBoundMs + f.fate.delay_ms});
       // Losing or repeating any one control message is always survived.
-      const bool payload = kind == "data" || kind == "read";
+      const bool payload = kind == "data" || kind == "read" || kind == "put";
       EXPECT_TRUE(payload || result.completed) << kind;
     }
   }
@@ -151,7 +220,7 @@ TEST_P(Faults, PairsOfLosses) {
   for (uint64_t a = 0; a < events; ++a) {
     for (uint64_t b = a + 1; b < events + 2; ++b) {
       SCOPED_TRACE(testing::Message() << "events " << a << " and " << b);
-      RunCase({.mode = GetParam(), .judge = [&](const LoopbackEvent& event) {
+      RunCase({.setup = GetParam(), .judge = [&](const LoopbackEvent& event) {
                  LoopbackFate fate;
                  fate.drop = event.number == a || event.number == b;
                  return fate;
@@ -202,7 +271,7 @@ TEST_P(Faults, CancelOrLinkLossAtEachEvent) {
   for (const auto& [name, act] : acts) {
     for (uint64_t at = 0; at < events; ++at) {
       SCOPED_TRACE(testing::Message() << name << " at event " << at);
-      Case c{.mode = GetParam()};
+      Case c{.setup = GetParam()};
       c.act = act;
       c.act_at_event = at;
       RunCase(c);
@@ -214,7 +283,7 @@ TEST_P(Faults, RandomWeather) {
   for (uint64_t seed = 1; seed <= 300; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     std::mt19937_64 random(seed);
-    RunCase({.mode = GetParam(),
+    RunCase({.setup = GetParam(),
              .seed = seed,
              .judge = [&](const LoopbackEvent& event) {
                const uint64_t dice = random() % 100;
@@ -222,6 +291,8 @@ TEST_P(Faults, RandomWeather) {
                fate.drop = dice < 15;
                fate.duplicate = dice >= 15 && dice < 35;
                fate.flip_bit = dice == 50;
+               fate.tear = random() % 4 == 0;
+               if (dice >= 90) fate.late_ms = 50 << (random() % 7);
                if (random() % 3 == 0) {
                  fate.delay_ms = static_cast<int64_t>(random() % 700);
                }

@@ -23,11 +23,15 @@ struct Recorder final : TransferObserver {
     EXPECT_GE(elapsed_us, 0);
   }
   void OnPaired(int64_t elapsed_us) override { paired.push_back(elapsed_us); }
+  void OnReleased(int64_t elapsed_us) override {
+    released.push_back(elapsed_us);
+  }
 
   std::vector<TransferDirection> directions;
   std::vector<TransferResult> results;
   std::vector<PlanKind> plans;
   std::vector<int64_t> paired;
+  std::vector<int64_t> released;
 };
 
 std::array<uint64_t, 2> BytesInFlight(const TransferEngine& engine) {

@@ -93,6 +93,10 @@ TransferMetrics::TransferMetrics(
           "sluice_kv_pair_seconds",
           "From the exchange of offers until a pair could carry transfers.",
           kLatencyBuckets)),
+      quarantine_(registry.AddHistogram(
+          "sluice_kv_quarantine_seconds",
+          "From the end of a put transfer until its blocks could be used.",
+          kLatencyBuckets)),
       plan_(registry.AddHistogramFamily("sluice_kv_plan_seconds",
                                         "Planning the streams of a transfer.",
                                         kFastBuckets, {"kind"})) {
@@ -137,6 +141,10 @@ void TransferMetrics::OnPlanned(PlanKind kind, int64_t elapsed_us) {
 
 void TransferMetrics::OnPaired(int64_t elapsed_us) {
   pair_.Observe(Seconds(elapsed_us));
+}
+
+void TransferMetrics::OnReleased(int64_t elapsed_us) {
+  quarantine_.Observe(Seconds(elapsed_us));
 }
 
 void TransferMetrics::Reach(CounterFamily& family,

@@ -47,8 +47,7 @@ LayoutManifest MakeManifest(const KvWorkerSpec& spec) {
 }
 
 KvWorker::KvWorker(const KvWorkerSpec& s) : spec(s), manifest(MakeManifest(s)) {
-  const uint64_t bytes =
-      spec.num_blocks * static_cast<uint64_t>(layout().block_stride_bytes());
+  const uint64_t bytes = blocks_bytes() + spec.staging_bytes;
   auto created = PoolMemory::Create(bytes);
   SLUICE_CHECK(created.ok());
   memory = *std::move(created);
@@ -58,6 +57,10 @@ KvWorker::KvWorker(const KvWorkerSpec& s) : spec(s), manifest(MakeManifest(s)) {
 GroupLayout KvWorker::layout() const {
   const RankManifest& rank = manifest.replicas[0].ranks[0];
   return LayoutOf(rank.groups[0], rank, manifest.block_tokens);
+}
+
+uint64_t KvWorker::blocks_bytes() const {
+  return spec.num_blocks * static_cast<uint64_t>(layout().block_stride_bytes());
 }
 
 std::byte* KvWorker::block(uint32_t id) const {

@@ -22,6 +22,7 @@ struct KvWorkerSpec {
   int heads = 2;
   int head_dim = 8;
   uint64_t num_blocks = 32;
+  uint64_t staging_bytes = 0;  // of memory behind the blocks
 };
 
 LayoutManifest MakeManifest(const KvWorkerSpec& spec);
@@ -32,6 +33,7 @@ struct KvWorker {
 
   GroupLayout layout() const;
   std::byte* block(uint32_t id) const;
+  uint64_t blocks_bytes() const;
 
   // Writes the values of tokens [0, num_tokens) of sequence `seed` into
   // blocks[token / block_tokens].

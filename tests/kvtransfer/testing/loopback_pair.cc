@@ -5,11 +5,29 @@
 #include "base/check.h"
 
 namespace sluice::kvtransfer {
+namespace {
+
+KvWorkerSpec WithStaging(KvWorkerSpec spec, uint64_t bytes) {
+  spec.staging_bytes = bytes;
+  return spec;
+}
+
+}  // namespace
 
 LoopbackPair::LoopbackPair(const LoopbackPairOptions& options)
     : fabric(&clock, options.seed),
       source(options.source),
-      target(options.target) {
+      target(WithStaging(options.target,
+                         options.staging_slots * options.slot_bytes)),
+      owners_(options.target.num_blocks, 0) {
+  fabric.SetPutFence(options.put_fence, options.close_ms);
+  fabric.SetOwner([this](const std::string& worker, uint64_t offset) {
+    if (worker != target.spec.name || offset >= target.blocks_bytes()) {
+      return uint64_t{0};
+    }
+    return owners_[offset /
+                   static_cast<uint64_t>(target.layout().block_stride_bytes())];
+  });
   if (options.append_digests) {
     append_digests = std::make_unique<AppendDigests>(source.manifest, 0);
     target_digests = std::make_unique<AppendDigests>(target.manifest, 0);
@@ -30,7 +48,10 @@ LoopbackPair::~LoopbackPair() {
   target_engine->Shutdown();
   for (int i = 0; i < 3000; ++i) {
     Settle();
-    if (source_engine->drained() && target_engine->drained()) return;
+    if (source_engine->drained() && target_engine->drained()) {
+      SLUICE_CHECK(fabric.stray_puts() == 0);
+      return;
+    }
     clock.AdvanceMs(5);
   }
   SLUICE_CHECK(false && "engines did not drain");
@@ -51,6 +72,11 @@ std::unique_ptr<TransferEngine> LoopbackPair::MakeEngine(
   engine.observer = sends ? options.source_observer : options.target_observer;
   engine.stream_message_bytes = options.stream_message_bytes;
   engine.stream_window_bytes = 4 * options.stream_message_bytes;
+  if (!sends) {
+    engine.staging = {.offset = worker.blocks_bytes(),
+                      .slot_bytes = options.slot_bytes,
+                      .num_slots = options.staging_slots};
+  }
   auto created = TransferEngine::Create(std::move(engine));
   SLUICE_CHECK(created.ok());
   return *std::move(created);
@@ -76,7 +102,11 @@ void LoopbackPair::Run(int64_t ms) {
 }
 
 Ticket LoopbackPair::StartReceive(const Args& args) {
-  target_blocks = Blocks(args.num_tokens, target.spec.block_tokens, 3, 2);
+  target_blocks =
+      Blocks(args.num_tokens, target.spec.block_tokens, args.first_block, 2);
+  SLUICE_CHECK(CanHandOut(args));
+  const std::vector<uint32_t> needed = NeededBlocks(args);
+  ChangeOwner(needed);
   source_blocks = Blocks(args.num_tokens, source.spec.block_tokens, 2);
   source.Fill(source_blocks, args.num_tokens, args.sequence);
   ReceiveArgs receive;
@@ -85,8 +115,19 @@ Ticket LoopbackPair::StartReceive(const Args& args) {
   receive.num_tokens = args.num_tokens;
   receive.deadline_ms = args.deadline_ms;
   receive.expected_source = source.spec.name;
-  receive.on_ended = [this](const TransferId&, const TransferResult& result) {
+  receive.on_ended = [this, needed](const TransferId&,
+                                    const TransferResult& result) {
     received.ends.push_back(result);
+    if (result.quarantined) {
+      quarantined.insert(needed.begin(), needed.end());
+    } else if (result.state != TransferState::kCompleted) {
+      ChangeOwner(needed);
+    }
+  };
+  receive.on_released = [this, needed](const TransferId&) {
+    ++received.released;
+    for (const uint32_t block : needed) quarantined.erase(block);
+    ChangeOwner(needed);
   };
   receive.on_attachment = [this](const TransferId&,
                                  absl::StatusOr<std::string> bytes) {
@@ -119,6 +160,25 @@ void LoopbackPair::Offer(const Ticket& ticket, uint32_t t1, uint32_t l0,
 void LoopbackPair::OfferAll(const Ticket& ticket) {
   Offer(ticket, ticket.num_tokens, 0,
         static_cast<uint32_t>(source.spec.layers));
+}
+
+std::vector<uint32_t> LoopbackPair::NeededBlocks(const Args& args) const {
+  std::vector<uint32_t> blocks =
+      Blocks(args.num_tokens, target.spec.block_tokens, args.first_block, 2);
+  blocks.erase(blocks.begin(),
+               blocks.begin() + args.skip / target.spec.block_tokens);
+  return blocks;
+}
+
+void LoopbackPair::ChangeOwner(const std::vector<uint32_t>& blocks) {
+  for (const uint32_t block : blocks) ++owners_[block];
+}
+
+bool LoopbackPair::CanHandOut(const Args& args) const {
+  for (const uint32_t block : NeededBlocks(args)) {
+    if (quarantined.contains(block)) return false;
+  }
+  return true;
 }
 
 bool LoopbackPair::TargetHolds(const Args& args) const {

@@ -2,6 +2,7 @@
 #define TESTS_KVTRANSFER_TESTING_LOOPBACK_PAIR_H_
 
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace sluice::kvtransfer {
 struct SideLog {
   std::vector<TransferResult> ends;
   std::vector<absl::StatusOr<std::string>> attachments;
+  int released = 0;  // transfers that came out of quarantine
 
   bool ended() const { return !ends.empty(); }
   TransferState state() const { return ends.at(0).state; }
@@ -28,6 +30,10 @@ struct LoopbackPairOptions {
   uint64_t seed = 1;
   bool pair = true;
   uint32_t stream_message_bytes = 1024;
+  uint32_t staging_slots = 0;  // put: of the target
+  uint64_t slot_bytes = 1024;
+  PutFence put_fence = PutFence::kClose;
+  int64_t close_ms = 0;
   bool append_digests = false;  // both sides keep them; the test appends
   TransferObserver* source_observer = nullptr;
   TransferObserver* target_observer = nullptr;
@@ -51,6 +57,7 @@ class LoopbackPair {
     uint32_t skip = 0;
     uint32_t deadline_ms = 5000;
     uint64_t sequence = 7;
+    uint32_t first_block = 3;  // of the target's; then every second
   };
   Ticket StartReceive(const Args& args);
   void StartSend(const Ticket& ticket);
@@ -58,6 +65,8 @@ class LoopbackPair {
   void Offer(const Ticket& ticket, uint32_t t1, uint32_t l0, uint32_t l1);
   void OfferAll(const Ticket& ticket);
   bool TargetHolds(const Args& args) const;
+  // Whether the ledger could hand out the target's blocks of `args` now.
+  bool CanHandOut(const Args& args) const;
 
   FakeClock clock;
   LoopbackFabric fabric;
@@ -71,8 +80,15 @@ class LoopbackPair {
   SideLog received;
   std::vector<uint32_t> source_blocks;
   std::vector<uint32_t> target_blocks;
+  std::set<uint32_t> quarantined;  // blocks of the target
 
  private:
+  // Blocks that may be written for a transfer with these arguments.
+  std::vector<uint32_t> NeededBlocks(const Args& args) const;
+  // They belong to somebody else from now on.
+  void ChangeOwner(const std::vector<uint32_t>& blocks);
+
+  std::vector<uint64_t> owners_;  // of the target's blocks
   std::unique_ptr<TransferEngine> MakeEngine(const KvWorker& worker,
                                              const LoopbackPairOptions& options,
                                              bool sends);

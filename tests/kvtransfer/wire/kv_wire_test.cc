@@ -49,6 +49,9 @@ TEST(KvWire, EveryBodyRoundTrips) {
             .num_blocks = 3,
             .capability = {4}},
       Grant{.mode = TransferMode::kStream, .stream_message_bytes = 65536},
+      Grant{.mode = TransferMode::kPut,
+            .slots = {{.region_key = "key", .offset = 64, .size_bytes = 128}}},
+      Credit{.slot = 1, .source_rank = 2, .target_rank = 3, .index = 4},
       Refuse{.code = absl::StatusCode::kNotFound, .detail = "d"},
       RectangleDone{.source_rank = 1,
                     .target_rank = 2,
@@ -57,6 +60,7 @@ TEST(KvWire, EveryBodyRoundTrips) {
                     .last = true,
                     .digests = {UINT64_MAX, 1},
                     .source_blocks = {8, 9}},
+      RectangleDone{.rectangle = {4, 5, 6, 7}, .digests = {1}, .slot = 0},
       Ack{.source_rank = 1,
           .target_rank = 2,
           .next_index = 3,
@@ -118,7 +122,6 @@ TEST(KvWire, RefusesMalformedMessages) {
   EXPECT_FALSE(refused([](M& m) { m.mutable_stop(); }));
   EXPECT_TRUE(refused([](M&) {}));  // no body
   EXPECT_TRUE(refused([](M& m) { m.mutable_heartbeat(); }));
-  EXPECT_TRUE(refused([](M& m) { m.mutable_credit(); }));
   EXPECT_TRUE(refused([](M& m) {
     m.set_transfer_id("short");
     m.mutable_stop();
@@ -129,7 +132,12 @@ TEST(KvWire, RefusesMalformedMessages) {
     m.mutable_grant()->set_mode(v1::PULL);
     m.mutable_grant()->add_slots();
   }));
-  EXPECT_TRUE(refused([](M& m) { m.mutable_rectangle()->set_slot(0); }));
+  EXPECT_TRUE(refused([](M& m) {
+    m.mutable_grant()->set_mode(v1::PUT);
+    for (size_t i = 0; i <= kMaxStagingSlots; ++i) {
+      m.mutable_grant()->add_slots();
+    }
+  }));
   EXPECT_TRUE(refused([](M& m) { m.mutable_outcome(); }));
   EXPECT_TRUE(refused([](M& m) { m.mutable_abort()->set_code(17); }));
   EXPECT_TRUE(refused([](M& m) { m.mutable_abort()->set_code(-1); }));
