@@ -9,6 +9,8 @@
 #include <iostream>
 #include <random>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/kvtransfer/testing/loopback_pair.h"
 
@@ -47,6 +49,7 @@ struct Case {
   uint64_t act_at_event = UINT64_MAX;
   // Operations of one's own that take longer than the deadline are waited for.
   int64_t bound_ms = kBoundMs;
+  int64_t step_ms = 5;
 };
 
 struct Result {
@@ -130,9 +133,9 @@ Result RunCase(const Case& c) {
   pair.Offer(ticket, 40, 0, 1);
   settle();
   pair.Offer(ticket, 40, 1, 2);
-  for (int64_t t = 0; t < c.bound_ms; t += 5) {
+  for (int64_t t = 0; t < c.bound_ms; t += c.step_ms) {
     settle();
-    pair.clock.AdvanceMs(5);
+    pair.clock.AdvanceMs(c.step_ms);
   }
   settle();
   // CheckInvariants ran after every step. What a killed side does is its own.
@@ -229,9 +232,9 @@ TEST_P(Faults, PairsOfLosses) {
   }
 }
 
-TEST_P(Faults, CancelOrLinkLossAtEachEvent) {
-  using Act = std::function<void(LoopbackPair&, const Ticket&)>;
-  const std::pair<const char*, Act> acts[] = {
+using Act = std::function<void(LoopbackPair&, const Ticket&)>;
+const std::vector<std::pair<const char*, Act>>& Acts() {
+  static const auto* const acts = new std::vector<std::pair<const char*, Act>>{
       {"cancel at the source",
        [](LoopbackPair& pair, const Ticket& ticket) {
          pair.source_engine->Cancel(ticket.transfer_id,
@@ -267,14 +270,51 @@ TEST_P(Faults, CancelOrLinkLossAtEachEvent) {
        [](LoopbackPair& pair, const Ticket&) { pair.fabric.Kill("prefill"); }},
       {"kill the target",
        [](LoopbackPair& pair, const Ticket&) { pair.fabric.Kill("decode"); }}};
+  return *acts;
+}
+
+TEST_P(Faults, CancelOrLinkLossAtEachEvent) {
   const uint64_t events = NumEvents();
-  for (const auto& [name, act] : acts) {
+  for (const auto& [name, act] : Acts()) {
     for (uint64_t at = 0; at < events; ++at) {
       SCOPED_TRACE(testing::Message() << name << " at event " << at);
       Case c{.setup = GetParam()};
       c.act = act;
       c.act_at_event = at;
       RunCase(c);
+    }
+  }
+}
+
+// The same while every byte is still on its way, or on its way although its
+// operation has failed, in part landed or not.
+TEST_P(Faults, CancelOrLinkLossWhileBytesAreHeld) {
+  const LoopbackFate fates[] = {{.delay_ms = 1500},
+                                {.delay_ms = 1500, .tear = true},
+                                {.delay_ms = 5, .tear = true, .late_ms = 1500},
+                                {.delay_ms = 4000}};
+  for (const LoopbackFate& held : fates) {
+    const auto judge = [&](const LoopbackEvent& event) {
+      const bool payload =
+          event.kind == "data" || event.kind == "read" || event.kind == "put";
+      return payload ? held : LoopbackFate{};
+    };
+    // Puts are posted until the deadline, and waited for.
+    const Case held_case{.setup = GetParam(),
+                         .judge = judge,
+                         .bound_ms = kBoundMs + held.delay_ms + 40,
+                         .step_ms = 20};
+    const uint64_t events = RunCase(held_case).events;
+    for (const auto& [name, act] : Acts()) {
+      for (uint64_t at = 0; at < events; ++at) {
+        SCOPED_TRACE(testing::Message()
+                     << name << " at event " << at << " held " << held.delay_ms
+                     << " + " << held.late_ms << " ms");
+        Case c = held_case;
+        c.act = act;
+        c.act_at_event = at;
+        RunCase(c);
+      }
     }
   }
 }
