@@ -288,11 +288,15 @@ class LoopbackTransport final : public Transport {
   void RunRead(Operation& operation) {
     if (operation.fate.drop) return;
     const LoopbackTransport* peer = links_.at(operation.link).peer;
+    const size_t flipped =
+        operation.fate.flip_bit && !operation.pieces.empty()
+            ? fabric_->random_() % operation.pieces.size()
+            : SIZE_MAX;
     for (size_t i = 0; i < operation.pieces.size(); ++i) {
       const std::byte* from =
           peer->region_.base + operation.pieces[i].remote_offset;
       std::vector<std::byte> bytes(from, from + operation.pieces[i].size_bytes);
-      if (operation.fate.flip_bit && i == 0) fabric_->FlipBit(bytes);
+      if (i == flipped) fabric_->FlipBit(bytes);
       operation.sink->OnPiece(i, bytes, nullptr);
     }
   }
