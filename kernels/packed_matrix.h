@@ -47,6 +47,10 @@ struct PackedMatrix {
   const uint8_t* bytes = nullptr;
 };
 
+// Of the layout, for packed bytes that are kept: rises with every change of a
+// byte that PackMatrix() writes.
+inline constexpr uint32_t kPackedLayoutVersion = 1;
+
 int64_t PackedBytes(WeightFormat format, int64_t n, int64_t k);
 
 // Consecutive stored rows of a file.
@@ -67,6 +71,8 @@ struct PackArgs {
   uint8_t* packed_bytes = nullptr;
 };
 
+// Rows may be packed piece by piece: a piece whose first row is a multiple of
+// 32 belongs at byte PackedBytes(format, first row, k), pieces in order.
 PackedMatrix PackMatrix(const OpContext& context, const PackArgs& args);
 
 // Decodes row `row` of `matrix` exactly into out [k].

@@ -6,6 +6,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kvtransfer/kv_layout.h"
+#include "worker/model/weight_cache.h"
 
 namespace sluice::worker {
 namespace {
@@ -53,6 +54,14 @@ absl::Status FillModel(const config::WorkerConfig& config,
     return Wrong("weights.dequantize", "empty or f32", dequantize);
   }
   options.load.widen_to_f32 = dequantize == "f32";
+  const std::string& cache = config.weights().cache_dir();
+  if (cache.empty()) {
+    options.load.cache_folder = DefaultWeightCacheFolder();
+  } else if (cache[0] == '/') {
+    options.load.cache_folder = cache;
+  } else if (cache != "off") {
+    return Wrong("weights.cache_dir", "empty, off or an absolute path", cache);
+  }
   const std::string& dtype = config.kv().dtype();
   if (dtype == "bf16") {
     options.load.kv_dtype = kernels::KvDtype::kBF16;

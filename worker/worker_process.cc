@@ -51,6 +51,7 @@ namespace {
 
 // A pool that can admit nothing and moved nothing for so long is stuck.
 constexpr int64_t kStuckUs = 10'000'000;
+constexpr int64_t kProgressUs = 1'000'000;  // between lines of a long load
 // A turn of these threads takes no longer: a step of the largest chunk on a
 // slow machine; a bounded round of copies.
 constexpr int64_t kStepTimeoutMs = 120'000;
@@ -61,11 +62,18 @@ absl::string_view LabelOf(kernels::Isa isa) {
   return kernels::Name(std::min(isa, kernels::Isa::kAvx512));
 }
 
+// What the pool's size depends on besides options and configuration.
+struct LoadSizes {
+  int64_t free_bytes = 0;  // before the load
+  int64_t weight_bytes = 0;
+  int64_t model_tokens = 0;
+};
+
 MemoryPlanInput PlanInput(const WorkerOptions& options,
-                          const ModelConfig& config, int64_t weight_bytes,
-                          int64_t block_bytes, int64_t model_tokens) {
+                          const ModelConfig& config, const LoadSizes& sizes,
+                          int64_t block_bytes) {
   MemoryPlanInput input;
-  input.target = {.weight_bytes = weight_bytes,
+  input.target = {.weight_bytes = sizes.weight_bytes,
                   .hidden = config.hidden,
                   .heads = config.heads,
                   .kv_heads = config.kv_heads,
@@ -74,10 +82,10 @@ MemoryPlanInput PlanInput(const WorkerOptions& options,
                   .vocab = config.vocab};
   input.block_bytes = block_bytes;
   input.block_tokens = options.block_tokens;
-  input.model_tokens = model_tokens;
+  input.model_tokens = sizes.model_tokens;
   input.max_batch_seqs = options.max_batch_seqs;
   input.max_batch_tokens = options.max_batch_tokens;
-  input.free_bytes = FreeHostBytes();
+  input.free_bytes = sizes.free_bytes;
   input.kv_bytes = static_cast<int64_t>(options.kv_bytes);
   input.blocks = static_cast<int64_t>(options.kv_blocks);
   return input;
@@ -86,13 +94,12 @@ MemoryPlanInput PlanInput(const WorkerOptions& options,
 // What the planner says of a model; `pool` gets its block count.
 absl::StatusOr<MemoryPlan> PlanPool(const WorkerOptions& options,
                                     const ModelConfig& config,
-                                    int64_t weight_bytes, int64_t model_tokens,
+                                    const LoadSizes& sizes,
                                     KvPoolOptions& pool) {
   ASSIGN_OR_RETURN(const kvtransfer::GroupLayout layout, KvLayoutFor(pool));
-  ASSIGN_OR_RETURN(
-      MemoryPlan plan,
-      PlanMemory(PlanInput(options, config, weight_bytes,
-                           layout.block_stride_bytes(), model_tokens)));
+  ASSIGN_OR_RETURN(MemoryPlan plan,
+                   PlanMemory(PlanInput(options, config, sizes,
+                                        layout.block_stride_bytes())));
   pool.num_blocks = static_cast<uint32_t>(plan.num_blocks);
   return plan;
 }
@@ -244,8 +251,16 @@ absl::Status WorkerProcess::Parts::SelectKernels() {
 
 absl::Status WorkerProcess::Parts::LoadAndPlan() {
   const int64_t begin_us = clock->NowMicros();
+  const int64_t free_bytes = FreeHostBytes();
+  int64_t logged_us = begin_us;
+  const ProgressFn progress = [&](int64_t done_bytes, int64_t total_bytes) {
+    if (clock->NowMicros() - logged_us < kProgressUs) return;
+    logged_us = clock->NowMicros();
+    Log(kInfo, "repacking weights",
+        {{"done_bytes", done_bytes}, {"total_bytes", total_bytes}});
+  };
   ASSIGN_OR_RETURN(loaded,
-                   LoadModel(options.load, {.pool = threads.get()}, nullptr));
+                   LoadModel(options.load, {.pool = threads.get()}, progress));
   for (const std::string& warning : loaded.warnings) {
     Log(kWarn, "model", {{"warning", warning}});
   }
@@ -254,7 +269,10 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
   KvPoolOptions pool_options =
       PoolOptionsFor(config, loaded.kv_dtype, options.block_tokens, 2);
   ASSIGN_OR_RETURN(const MemoryPlan plan,
-                   PlanPool(options, config, loaded.weight_bytes, model_tokens,
+                   PlanPool(options, config,
+                            {.free_bytes = free_bytes,
+                             .weight_bytes = loaded.weight_bytes,
+                             .model_tokens = model_tokens},
                             pool_options));
   for (const std::string& warning : plan.warnings) {
     Log(kWarn, "memory plan", {{"warning", warning}});
@@ -271,6 +289,8 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
        {"numerics_id", probe.numerics_id},
        {"isa", kernels::Name(probe.table.isa)},
        {"threads", options.threads},
+       {"weights", Name(loaded.weights_in)},
+       {"digest_ms", loaded.digest_ms},
        {"load_ms", (clock->NowMicros() - begin_us) / 1000},
        {"blocks", plan.num_blocks},
        {"kv_huge_bytes", pool->memory().huge_bytes()},
@@ -680,8 +700,11 @@ absl::StatusOr<std::string> CheckText(const WorkerOptions& options) {
   KvPoolOptions pool =
       PoolOptionsFor(summary.config, summary.kv_dtype, options.block_tokens, 2);
   ASSIGN_OR_RETURN(const MemoryPlan plan,
-                   PlanPool(options, summary.config, summary.weight_bytes,
-                            summary.files.max_context, pool));
+                   PlanPool(options, summary.config,
+                            {.free_bytes = FreeHostBytes(),
+                             .weight_bytes = summary.weight_bytes,
+                             .model_tokens = summary.files.max_context},
+                            pool));
   return plan.text;
 }
 

@@ -1,5 +1,6 @@
 #include "worker/model/decoder_weights.h"
 
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -160,6 +161,36 @@ std::vector<Linear*> AllLinears(DecoderWeights* weights) {
   return all;
 }
 
+// Repacks every matrix into memory of this process.
+absl::StatusOr<PageMemory> PackAll(const kernels::OpContext& context,
+                                   const LoadWeightsArgs& args,
+                                   const std::vector<Linear*>& linears,
+                                   int64_t packed_bytes) {
+  int64_t total_bytes = 0;
+  for (const Linear* linear : linears) total_bytes += linear->stored_bytes();
+  ASSIGN_OR_RETURN(PageMemory memory,
+                   PageMemory::Allocate(packed_bytes, "weights"));
+  PieceCutter cutter(memory);
+  int64_t done_bytes = 0;
+  if (args.progress) args.progress(0, total_bytes);
+  for (const Linear* linear : linears) {
+    RETURN_IF_ERROR(linear->Pack(context, args.file, &cutter));
+    done_bytes += linear->stored_bytes();
+    if (args.progress) args.progress(done_bytes, total_bytes);
+  }
+  return memory;
+}
+
+PackedPlan PlanOfPacked(const std::vector<Linear*>& linears,
+                        bool widen_to_f32) {
+  PackedPlan plan = {.text = widen_to_f32 ? "f32\n" : "as stored\n"};
+  for (const Linear* linear : linears) {
+    plan.size_bytes += linear->packed_bytes();
+    absl::StrAppend(&plan.text, linear->PackedText());
+  }
+  return plan;
+}
+
 }  // namespace
 
 absl::StatusOr<int64_t> PackedWeightBytes(const LoadWeightsArgs& args) {
@@ -175,22 +206,25 @@ absl::StatusOr<DecoderWeights> LoadDecoderWeights(
     const kernels::OpContext& context, const LoadWeightsArgs& args) {
   ASSIGN_OR_RETURN(DecoderWeights weights, PlanWeights(args));
   const std::vector<Linear*> linears = AllLinears(&weights);
-  int64_t packed_bytes = 0;
-  int64_t total_bytes = 0;
-  for (const Linear* linear : linears) {
-    packed_bytes += linear->packed_bytes();
-    total_bytes += linear->stored_bytes();
-  }
-  ASSIGN_OR_RETURN(weights.memory,
-                   PageMemory::Allocate(packed_bytes, "weights"));
-  PieceCutter cutter(weights.memory);
-  int64_t done_bytes = 0;
-  if (args.progress) args.progress(0, total_bytes);
   for (Linear* linear : linears) {
-    RETURN_IF_ERROR(linear->Pack(context, args.file, &cutter));
-    done_bytes += linear->stored_bytes();
-    if (args.progress) args.progress(done_bytes, total_bytes);
+    RETURN_IF_ERROR(linear->ReadBiases(args.file));
   }
+  const PackedPlan plan = PlanOfPacked(linears, args.widen_to_f32);
+  std::optional<PageMemory> cached;
+  if (args.cache != nullptr) cached = args.cache->Find(context, plan);
+  if (cached.has_value()) {
+    weights.memory = *std::move(cached);
+  } else {
+    args.file.WillRead();
+    ASSIGN_OR_RETURN(weights.memory,
+                     PackAll(context, args, linears, plan.size_bytes));
+    if (args.cache != nullptr) {
+      weights.memory =
+          args.cache->Keep(context, plan, std::move(weights.memory));
+    }
+  }
+  PieceCutter cutter(weights.memory);
+  for (Linear* linear : linears) linear->Place(&cutter);
   return weights;
 }
 

@@ -11,11 +11,13 @@
 #include "worker/model/model_config.h"
 #include "worker/model/page_memory.h"
 #include "worker/model/tensor_names.h"
+#include "worker/model/weight_cache.h"
 #include "worker/model/weight_file.h"
 
 namespace sluice::worker {
 
-// Called on the loading thread, `done_bytes` never falls.
+// Called on the loading thread while weights are repacked, not when they come
+// from the cache; `done_bytes` never falls.
 using ProgressFn = std::function<void(int64_t done_bytes, int64_t total_bytes)>;
 
 struct DecoderLayerWeights {
@@ -29,7 +31,8 @@ struct DecoderLayerWeights {
   Linear down;
 };
 
-// Every weight of a dense decoder, repacked once. Immutable after loading.
+// Every weight of a dense decoder, repacked once or mapped from the cache.
+// Immutable after loading.
 struct DecoderWeights {
   PageMemory memory;  // of all packed matrices
   Linear embedding;   // [vocab, hidden]
@@ -50,7 +53,8 @@ struct LoadWeightsArgs {
   const WeightFile& file;
   Naming naming = Naming::kGguf;
   bool widen_to_f32 = false;
-  const ProgressFn& progress;  // may be empty
+  const ProgressFn& progress;    // may be empty
+  WeightCache* cache = nullptr;  // null: none
 };
 absl::StatusOr<DecoderWeights> LoadDecoderWeights(
     const kernels::OpContext& context, const LoadWeightsArgs& args);

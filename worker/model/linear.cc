@@ -11,6 +11,12 @@ namespace sluice::worker {
 
 using kernels::WeightFormat;
 
+namespace {
+
+constexpr int64_t kPieceBytes = 32 << 20;  // of stored rows, packed at a time
+
+}  // namespace
+
 absl::StatusOr<Linear> Linear::Plan(const WeightFile& weights,
                                     absl::Span<const LinearSource> sources,
                                     int64_t k, bool widen_to_f32) {
@@ -53,14 +59,9 @@ int64_t Linear::packed_bytes() const {
 
 int64_t Linear::stored_bytes() const { return stored_bytes_; }
 
-absl::Status Linear::Pack(const kernels::OpContext& context,
-                          const WeightFile& weights, PieceCutter* memory) {
+absl::Status Linear::ReadBiases(const WeightFile& weights) {
   for (Part& part : parts_) {
-    std::vector<kernels::StoredRows> rows;
     for (const LinearSource& source : part.sources) {
-      ASSIGN_OR_RETURN(const StoredTensor* tensor,
-                       weights.Want(source.weight, {source.rows, k_}));
-      rows.push_back({.bytes = tensor->bytes, .rows = source.rows});
       if (source.bias.empty()) continue;
       ASSIGN_OR_RETURN(std::vector<float> bias,
                        weights.WantVector(source.bias, source.rows));
@@ -68,15 +69,84 @@ absl::Status Linear::Pack(const kernels::OpContext& context,
     }
     SLUICE_CHECK(part.bias.empty() ||
                  static_cast<int64_t>(part.bias.size()) == part.rows);
-    part.packed = kernels::PackMatrix(
-        context, {.format = part.stored,
-                  .k = k_,
-                  .parts = rows,
-                  .widen_to_f32 = widen_to_f32_,
-                  .packed_bytes = memory->Take(kernels::PackedBytes(
-                      part.packed.format, part.rows, k_))});
   }
   return absl::OkStatus();
+}
+
+absl::Status Linear::Pack(const kernels::OpContext& context,
+                          const WeightFile& weights,
+                          PieceCutter* memory) const {
+  for (const Part& part : parts_) {
+    RETURN_IF_ERROR(PackPart(
+        context, weights, part,
+        memory->Take(kernels::PackedBytes(part.packed.format, part.rows, k_))));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Linear::PackPart(const kernels::OpContext& context,
+                              const WeightFile& weights, const Part& part,
+                              uint8_t* packed_bytes) const {
+  std::vector<const StoredTensor*> tensors;
+  for (const LinearSource& source : part.sources) {
+    ASSIGN_OR_RETURN(const StoredTensor* tensor,
+                     weights.Want(source.weight, {source.rows, k_}));
+    tensors.push_back(tensor);
+  }
+  const int64_t row_bytes = kernels::StoredRowBytes(part.stored, k_);
+  const int64_t piece_rows =
+      std::max<int64_t>(kPieceBytes / row_bytes / 32, 1) * 32;
+  for (int64_t begin = 0; begin < part.rows; begin += piece_rows) {
+    const int64_t end = std::min(begin + piece_rows, part.rows);
+    std::vector<kernels::StoredRows> rows;
+    std::vector<const MappedFile*> files;  // of `rows`; null: not of a file
+    int64_t first = 0;  // of the tensor, in the concatenation
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      const int64_t from = std::max(begin, first);
+      const int64_t to = std::min(end, first + part.sources[i].rows);
+      if (from < to) {
+        rows.push_back({.bytes = tensors[i]->bytes + (from - first) * row_bytes,
+                        .rows = to - from});
+        files.push_back(tensors[i]->file.get());
+      }
+      first += part.sources[i].rows;
+    }
+    kernels::PackMatrix(
+        context,
+        {.format = part.stored,
+         .k = k_,
+         .parts = rows,
+         .widen_to_f32 = widen_to_f32_,
+         .packed_bytes = packed_bytes +
+                         kernels::PackedBytes(part.packed.format, begin, k_)});
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (files[i] != nullptr) {
+        files[i]->Drop(rows[i].bytes,
+                       static_cast<uint64_t>(rows[i].rows * row_bytes));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Linear::Place(PieceCutter* memory) {
+  for (Part& part : parts_) {
+    part.packed.bytes =
+        memory->Take(kernels::PackedBytes(part.packed.format, part.rows, k_));
+  }
+}
+
+std::string Linear::PackedText() const {
+  std::string text;
+  for (const Part& part : parts_) {
+    absl::StrAppend(&text, kernels::Name(part.stored), ">",
+                    kernels::Name(part.packed.format), " ", part.rows, "x", k_);
+    for (const LinearSource& source : part.sources) {
+      absl::StrAppend(&text, " ", source.weight, ":", source.rows);
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  return text;
 }
 
 int64_t Linear::ScratchBytes(int64_t rows) const {

@@ -24,7 +24,7 @@ struct LinearSource {
 
 // y = x W^T (+ bias) where W is the concatenation of stored matrices, kept
 // repacked: neighbours of one format become one product. Immutable once
-// packed; the packed bytes belong to the memory given to Pack().
+// placed; the packed bytes belong to the memory given to Place().
 class Linear {
  public:
   // Checks the tensors and plans the parts; reads no weights yet. The errors
@@ -37,8 +37,20 @@ class Linear {
   int64_t stored_bytes() const;  // what it reads
 
   // kDataLoss when a file changed or a bias is not finite.
+  absl::Status ReadBiases(const WeightFile& weights);
+
+  // Repacks into pieces of `memory`, 32 MiB of the stored bytes at a time,
+  // whose pages are dropped as they are read. kDataLoss when a file changed.
   absl::Status Pack(const kernels::OpContext& context,
-                    const WeightFile& weights, PieceCutter* memory);
+                    const WeightFile& weights, PieceCutter* memory) const;
+
+  // From here on computes with the packed bytes in pieces of `memory`, which
+  // Pack() filled in the same order, here or in another process.
+  void Place(PieceCutter* memory);
+
+  // What the packed bytes depend on besides the stored ones: formats, sizes
+  // and names in order, a line a matrix.
+  std::string PackedText() const;
 
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
@@ -68,6 +80,10 @@ class Linear {
     kernels::PackedMatrix packed;
     std::vector<float> bias;
   };
+
+  absl::Status PackPart(const kernels::OpContext& context,
+                        const WeightFile& weights, const Part& part,
+                        uint8_t* packed_bytes) const;
 
   int64_t n_ = 0;
   int64_t k_ = 0;

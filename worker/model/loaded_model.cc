@@ -4,14 +4,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
+#include "kernels/cpu/thread_pool.h"
 #include "worker/model/safetensors.h"
+#include "worker/model/source_digests.h"
+#include "worker/model/weight_cache.h"
 
 namespace sluice::worker {
 namespace {
@@ -202,28 +207,61 @@ void UpdateF64(Sha256* hash, double value) {
 
 }  // namespace
 
+absl::string_view Name(WeightsIn place) {
+  switch (place) {
+    case WeightsIn::kOwnMemory:
+      return "repacked";
+    case WeightsIn::kNewCache:
+      return "cached now";
+    case WeightsIn::kKnownCache:
+      return "cache";
+  }
+  return "";
+}
+
 absl::StatusOr<LoadedModel> LoadModel(const LoadOptions& options,
                                       const kernels::OpContext& context,
                                       const ProgressFn& progress) {
   ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(options));
-  std::thread hashing([&opened] {
-    opened.files.digest = DigestOfManifest(opened.manifest, 1);
-  });
-  absl::StatusOr<DecoderWeights> weights =
-      LoadDecoderWeights(context, {.config = opened.config,
-                                   .file = opened.weights,
-                                   .naming = opened.naming,
-                                   .widen_to_f32 = options.widen_to_f32,
-                                   .progress = progress});
-  hashing.join();
+  LoadedModel out;
+  const int64_t begin_ms = SystemClock::Get().NowMs();
+  const auto make_digest = [&] {
+    const SourceDigests known({.folder = options.cache_folder});
+    opened.files.digest = DigestOfManifest(
+        opened.manifest, known,
+        options.cache_folder.empty() ? 1 : context.pool->num_threads());
+    out.digest_ms = SystemClock::Get().NowMs() - begin_ms;
+  };
+  std::thread hashing;
+  std::optional<WeightCache> cache;
+  if (options.cache_folder.empty()) {
+    hashing = std::thread(make_digest);
+  } else {
+    make_digest();
+    cache.emplace(WeightCacheOptions{.folder = options.cache_folder},
+                  opened.files.digest);
+  }
+  absl::StatusOr<DecoderWeights> weights = LoadDecoderWeights(
+      context, {.config = opened.config,
+                .file = opened.weights,
+                .naming = opened.naming,
+                .widen_to_f32 = options.widen_to_f32,
+                .progress = progress,
+                .cache = cache.has_value() ? &*cache : nullptr});
+  if (hashing.joinable()) hashing.join();
   if (!weights.ok()) return Prefixed(options.path, weights.status());
   for (const ManifestEntry& entry : opened.manifest) {
     RETURN_IF_ERROR(entry.file->CheckUnchanged());
   }
-  LoadedModel out;
   if (weights->unused_tensors > 0) {
     out.warnings.push_back(absl::StrCat(
         options.path, ": ", weights->unused_tensors, " tensors are of no use"));
+  }
+  if (cache.has_value()) {
+    if (!cache->warning().empty()) out.warnings.push_back(cache->warning());
+    out.weights_in = cache->found()  ? WeightsIn::kKnownCache
+                     : cache->kept() ? WeightsIn::kNewCache
+                                     : WeightsIn::kOwnMemory;
   }
   out.files = std::move(opened.files);
   out.kv_dtype = opened.kv_dtype;

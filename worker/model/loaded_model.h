@@ -24,7 +24,16 @@ struct LoadOptions {
   int64_t max_context = 0;    // tokens; 0: the model's own
   bool widen_to_f32 = false;  // --weights.dequantize=f32
   std::optional<kernels::KvDtype> kv_dtype;  // absent: by the weights
+  std::string cache_folder;  // of repacked weights; empty: no cache
 };
+
+// Where the packed weights are.
+enum class WeightsIn {
+  kOwnMemory,   // repacked, this process's alone
+  kNewCache,    // repacked and written to the cache: shared
+  kKnownCache,  // mapped from the cache: shared, nothing repacked
+};
+absl::string_view Name(WeightsIn place);  // "repacked", "cached now", "cache"
 
 // A model ready to compute. Owns everything; the files are closed again.
 struct LoadedModel {
@@ -33,11 +42,14 @@ struct LoadedModel {
   kernels::KvDtype kv_dtype = kernels::KvDtype::kBF16;
   bool widened_to_f32 = false;
   int64_t weight_bytes = 0;  // packed
+  WeightsIn weights_in = WeightsIn::kOwnMemory;
+  int64_t digest_ms = 0;  // to learn the model's digest
   std::vector<std::string> warnings;
 };
 
 // Reads, checks and repacks a model on context.pool, calling `progress` (may
-// be empty) on this thread; the digest is made meanwhile on another one.
+// be empty) on this thread; the digest is made meanwhile on another one. With
+// a cache the digest comes first, and weights repacked before are mapped.
 // kNotFound, kInvalidArgument, kUnimplemented, kDataLoss: the files (exit
 // code 65), naming the tensor or key; kResourceExhausted: memory.
 absl::StatusOr<LoadedModel> LoadModel(const LoadOptions& options,

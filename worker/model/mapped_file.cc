@@ -14,6 +14,8 @@
 namespace sluice::worker {
 namespace {
 
+constexpr uintptr_t kPageBytes = 4096;
+
 absl::Status ErrnoStatus(absl::string_view what, const std::string& path) {
   const int error = errno;
   const std::string text =
@@ -32,6 +34,10 @@ absl::Status ErrnoStatus(absl::string_view what, const std::string& path) {
   }
 }
 
+int64_t Nanos(const timespec& time) {
+  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
@@ -48,17 +54,34 @@ absl::StatusOr<std::shared_ptr<const MappedFile>> MappedFile::Open(
         absl::StrCat(path, " is not a regular file"));
   }
   file->size_ = static_cast<uint64_t>(info.st_size);
+  file->identity_ = {.device = info.st_dev,
+                     .inode = info.st_ino,
+                     .size = file->size_,
+                     .modified_ns = Nanos(info.st_mtim),
+                     .changed_ns = Nanos(info.st_ctim)};
   if (file->size_ == 0) return file;
   void* data = mmap(nullptr, file->size_, PROT_READ, MAP_SHARED, file->fd_, 0);
   if (data == MAP_FAILED) return ErrnoStatus("map", path);
   file->data_ = static_cast<const uint8_t*>(data);
-  madvise(data, file->size_, MADV_WILLNEED);
   return file;
 }
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
   if (fd_ >= 0) close(fd_);
+}
+
+void MappedFile::WillRead() const {
+  if (data_ == nullptr) return;
+  madvise(const_cast<uint8_t*>(data_), size_, MADV_WILLNEED);
+}
+
+void MappedFile::Drop(const uint8_t* from, uint64_t size_bytes) const {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(from);
+  const uintptr_t begin = (at + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const uintptr_t end = (at + size_bytes) / kPageBytes * kPageBytes;
+  if (end <= begin) return;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 absl::Status MappedFile::CheckUnchanged() const {

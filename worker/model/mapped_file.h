@@ -11,6 +11,16 @@
 
 namespace sluice::worker {
 
+// What tells a file's content apart from an earlier one without reading it:
+// the change time cannot be set back.
+struct FileIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  int64_t modified_ns = 0;  // since 1970
+  int64_t changed_ns = 0;
+};
+
 // A file mapped read-only as long as the object lives. Immutable, any thread.
 // Bytes are read once, while loading; CheckUnchanged() before each large read
 // turns a file cut short meanwhile into a status instead of a bus error.
@@ -31,6 +41,14 @@ class MappedFile {
   const uint8_t* data() const { return data_; }
   uint64_t size() const { return size_; }
 
+  FileIdentity identity() const { return identity_; }  // at Open()
+
+  // Asks the system to read it from here on ahead of use.
+  void WillRead() const;
+  // Lets go of this process's pages of [from, from + size_bytes); read again,
+  // they come from the page cache. A part of a page stays.
+  void Drop(const uint8_t* from, uint64_t size_bytes) const;
+
   // kDataLoss when the file's size differs from that at Open().
   absl::Status CheckUnchanged() const;
 
@@ -41,6 +59,7 @@ class MappedFile {
   int fd_ = -1;
   const uint8_t* data_ = nullptr;
   uint64_t size_ = 0;
+  FileIdentity identity_;
 };
 
 // The whole of a small text file. kNotFound when it does not exist,

@@ -111,12 +111,12 @@ absl::StatusOr<std::string> ChatTemplateFromJson(absl::string_view text) {
 }
 
 Sha256Digest DigestOfManifest(const std::vector<ManifestEntry>& manifest,
-                              int threads) {
+                              const SourceDigests& known, int threads) {
   std::vector<Sha256Digest> digests(manifest.size());
   std::atomic<size_t> next{0};
   const auto work = [&] {
     for (size_t i = next++; i < manifest.size(); i = next++) {
-      digests[i] = Sha256Of(manifest[i].file->bytes());
+      digests[i] = known.Of(*manifest[i].file);
     }
   };
   std::vector<std::thread> others;

@@ -12,6 +12,7 @@
 #include "base/sha256.h"
 #include "worker/model/gguf.h"
 #include "worker/model/mapped_file.h"
+#include "worker/model/source_digests.h"
 
 namespace sluice::worker {
 
@@ -58,9 +59,10 @@ struct ManifestEntry {
 
 // SHA-256 of the manifest: for each entry in the order given u32 length and
 // name, u64 size (little endian) and the SHA-256 of the content. Files are
-// hashed side by side on `threads` threads of its own.
+// hashed side by side on `threads` threads of its own, those that `known`
+// remembers not at all.
 Sha256Digest DigestOfManifest(const std::vector<ManifestEntry>& manifest,
-                              int threads);
+                              const SourceDigests& known, int threads);
 
 }  // namespace sluice::worker
 

@@ -9,14 +9,20 @@
 
 namespace sluice::worker {
 
-// Zeroed anonymous memory of this process, page-aligned, huge pages advised
-// before the first touch; pages count once they are touched. Move-only.
+// Memory of whole pages: zeroed and this process's own, or a file's, shared
+// and read-only. Huge pages are advised before the first touch; pages count
+// once they are touched. Move-only.
 class PageMemory {
  public:
   PageMemory() = default;
   // kResourceExhausted naming `purpose` and the size.
   static absl::StatusOr<PageMemory> Allocate(int64_t size_bytes,
                                              absl::string_view purpose);
+  // The first `size_bytes` > 0 of the open file `fd`, which must have them;
+  // data() may only be read. Aligned so that a large folio of the page cache
+  // is mapped as one. The descriptor may be closed. kResourceExhausted.
+  static absl::StatusOr<PageMemory> MapFile(int fd, int64_t size_bytes,
+                                            absl::string_view purpose);
   ~PageMemory();
   PageMemory(PageMemory&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),

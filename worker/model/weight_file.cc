@@ -97,6 +97,16 @@ absl::StatusOr<const StoredTensor*> WeightFile::Want(
   return tensor;
 }
 
+void WeightFile::WillRead() const {
+  const MappedFile* last = nullptr;
+  for (const auto& [name, tensor] : tensors_) {
+    if (tensor.file != nullptr && tensor.file.get() != last) {
+      last = tensor.file.get();
+      last->WillRead();
+    }
+  }
+}
+
 absl::StatusOr<std::vector<float>> WeightFile::WantVector(
     absl::string_view name, int64_t size) const {
   ASSIGN_OR_RETURN(const StoredTensor* tensor, Want(name, {size}));

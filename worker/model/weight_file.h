@@ -52,6 +52,9 @@ class WeightFile {
   absl::StatusOr<std::vector<float>> WantVector(absl::string_view name,
                                                 int64_t size) const;
 
+  // Asks the system to read the files ahead.
+  void WillRead() const;
+
   const std::map<std::string, StoredTensor, std::less<>>& tensors() const {
     return tensors_;
   }
