@@ -1,5 +1,7 @@
 #include "router/cluster/worker_registry.h"
 
+#include <grpcpp/channel.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -13,6 +15,7 @@ namespace sluice::router {
 namespace {
 
 constexpr std::chrono::milliseconds kTurn(50);
+constexpr std::chrono::milliseconds kEagerTurn(10);  // a worker may be starting
 constexpr int64_t kCardRetryMs = 2000;
 constexpr std::chrono::milliseconds kLinksTimeout(5000);
 
@@ -37,16 +40,20 @@ absl::StatusOr<WorkerRegistry::CardFacts> WorkerRegistry::Shared::Build(
                   .numerics_id = card->card.numerics_id()};
   {
     MutexLock lock(mu);
+    // Workers that start together have equal cards: one builds, all share.
+    while (building.contains(card->sha256)) was_built.Wait(mu);
     facts.served = built[card->sha256].lock();
+    if (facts.served != nullptr) return facts;
+    building.insert(card->sha256);
   }
-  if (facts.served == nullptr) {
-    auto served = ServedModel::FromCard(card->card);
-    if (!served.ok()) return served.status();
-    facts.served = *served;
-    MutexLock lock(mu);
-    std::erase_if(built, [](const auto& b) { return b.second.expired(); });
-    built[card->sha256] = *served;
-  }
+  auto served = ServedModel::FromCard(card->card);
+  MutexLock lock(mu);
+  building.erase(card->sha256);
+  was_built.NotifyAll();
+  if (!served.ok()) return served.status();
+  facts.served = *served;
+  std::erase_if(built, [](const auto& b) { return b.second.expired(); });
+  built[card->sha256] = *served;
   return facts;
 }
 
@@ -89,7 +96,7 @@ void WorkerRegistry::Stop() {
 
 void WorkerRegistry::Run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    for (Event& event : shared_->inbox.Drain(kTurn)) {
+    for (Event& event : shared_->inbox.Drain(eager_ ? kEagerTurn : kTurn)) {
       std::visit([this](auto& e) { Handle(e); }, event);
     }
     Tick();
@@ -213,8 +220,10 @@ void WorkerRegistry::Handle(CardEvent& event) {
 
 void WorkerRegistry::Tick() {
   const int64_t now_ms = NowMs();
+  eager_ = false;
   for (auto it = sites_.begin(); it != sites_.end();) {
     auto& [address, site] = *it;
+    eager_ = eager_ || (site.wanted && site.health.Eager(now_ms));
     if (site.stream == nullptr) {
       if (!site.wanted && site.fetch == nullptr) {
         it = sites_.erase(it);
@@ -279,6 +288,8 @@ void WorkerRegistry::OpenStream(const std::string& address, Site& site) {
   site.stream_id = next_stream_id_++;
   site.first_report = true;
   shared_->CallOpened();
+  // How long to wait is decided here alone, not by the channel as well.
+  grpc::experimental::ChannelResetConnectionBackoff(site.link->channel.get());
   site.stream = ReportStream::Start(
       site.link, options_.router_id,
       {.on_report =

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <variant>
@@ -114,6 +115,8 @@ class WorkerRegistry {
     int open_calls ABSL_GUARDED_BY(mu) = 0;
     std::map<std::string, std::weak_ptr<const ServedModel>> built
         ABSL_GUARDED_BY(mu);
+    std::set<std::string> building ABSL_GUARDED_BY(mu);  // digests of cards
+    CondVar was_built;
 
     void CallOpened();
     void CallClosed();
@@ -148,6 +151,7 @@ class WorkerRegistry {
   std::unique_ptr<Resolver> resolver_;
   std::map<std::string, Site> sites_;  // by address; control thread
   uint64_t next_stream_id_ = 1;        // control thread
+  bool eager_ = false;                 // a worker that is down may be starting
   bool changed_ = false;               // control thread
   std::jthread thread_;
 };

@@ -27,6 +27,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
+// A peer that is away for shorter than kEager may be starting: it is paired
+// within milliseconds of listening.
+constexpr milliseconds kEager(3000);
+constexpr milliseconds kEagerPause(20);
 constexpr milliseconds kFirstPause(50);
 // With the channel's own pause, a peer that came back is paired within a second
 // of listening.
@@ -244,9 +248,10 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 50);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
-  const std::unique_ptr<v1::Kv::Stub> stub =
-      v1::Kv::NewStub(grpc::CreateCustomChannel(
-          address, grpc::InsecureChannelCredentials(), arguments));
+  const std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
+      address, grpc::InsecureChannelCredentials(), arguments);
+  const std::unique_ptr<v1::Kv::Stub> stub = v1::Kv::NewStub(channel);
+  auto away_since = std::chrono::steady_clock::now();
   milliseconds pause(0);
   std::string last_error;
   // Asked for before the first pair only: pairing with a worker that is linked
@@ -263,7 +268,10 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
     if (name.ok()) {
       last_error.clear();
       linked = true;
-      if (FollowLink(stop, *stub, *name)) pause = milliseconds(0);
+      if (FollowLink(stop, *stub, *name)) {
+        pause = milliseconds(0);
+        away_since = std::chrono::steady_clock::now();
+      }
       linked = false;
     } else if (last_error != name.status().message() &&
                !stop.stop_requested()) {
@@ -272,7 +280,9 @@ void PeerDialer::Dial(const std::stop_token& stop, const std::string& address,
       Log(kWarn, "kv peer not paired",
           {{"peer", address}, {"error", name.status().ToString()}});
     }
-    Pause(stop, pause);
+    const bool eager = std::chrono::steady_clock::now() - away_since < kEager;
+    Pause(stop, eager ? std::min(pause, kEagerPause) : pause);
+    if (eager) grpc::experimental::ChannelResetConnectionBackoff(channel.get());
     pause = std::clamp(pause * 2, kFirstPause, kLongestPause);
   }
 }

@@ -94,13 +94,14 @@ absl::Status WriteAll(int fd, const uint8_t* bytes, int64_t size_bytes,
   return absl::OkStatus();
 }
 
-// The version in "<source>-v<version>-<plan>.weights"; 0: another kind of file.
-uint32_t LayoutVersionOf(absl::string_view name, absl::string_view source) {
+// The version in "<source>-v<version>-<plan>.weights", if it is such a name.
+std::optional<uint32_t> LayoutVersionOf(absl::string_view name,
+                                        absl::string_view source) {
   uint32_t version = 0;
   if (!absl::ConsumePrefix(&name, absl::StrCat(source, "-v")) ||
       !absl::EndsWith(name, kEnding) ||
       !absl::SimpleAtoi(name.substr(0, name.find('-')), &version)) {
-    return 0;
+    return std::nullopt;
   }
   return version;
 }
@@ -311,12 +312,13 @@ void WeightCache::RemoveOld() const {
        !error && it != end; it.increment(error)) {
     const std::string name = it->path().filename().string();
     if (!absl::EndsWith(name, kEnding)) continue;
-    const uint32_t version = LayoutVersionOf(name, source);
+    const std::optional<uint32_t> version = LayoutVersionOf(name, source);
     struct stat info;
     const bool unused = stat(it->path().c_str(), &info) == 0 &&
                         now_ns - int64_t{info.st_mtim.tv_sec} * 1'000'000'000 >
                             options_.keep_days * kNanosPerDay;
-    if (unused || (version > 0 && version < kernels::kPackedLayoutVersion)) {
+    if (unused ||
+        (version.has_value() && *version < kernels::kPackedLayoutVersion)) {
       unlink(it->path().c_str());
     }
   }

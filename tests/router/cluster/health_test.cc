@@ -18,10 +18,18 @@ TEST(StreamHealthTest, SilentAfterTheLimitAndBack) {
   EXPECT_EQ(health.At(2001), Verdict::kUp);
 }
 
-TEST(StreamHealthTest, RetriesWithGrowingPausesUpToASecond) {
+TEST(StreamHealthTest, RetriesEagerlyThenWithGrowingPausesUpToASecond) {
   StreamHealth health(1000);
   EXPECT_TRUE(health.RetryDue(0));
+  EXPECT_FALSE(health.Eager(0));
   int64_t now_ms = 0;
+  for (; now_ms < 3000; now_ms += 20) {
+    health.OnEnd(now_ms);
+    EXPECT_TRUE(health.Eager(now_ms));
+    EXPECT_FALSE(health.RetryDue(now_ms + 19));
+    EXPECT_TRUE(health.RetryDue(now_ms + 20));
+  }
+  EXPECT_FALSE(health.Eager(now_ms));
   for (int64_t pause_ms : {50, 100, 200, 400, 800, 1000, 1000}) {
     health.OnEnd(now_ms);
     EXPECT_FALSE(health.RetryDue(now_ms + pause_ms - 1));
@@ -29,8 +37,10 @@ TEST(StreamHealthTest, RetriesWithGrowingPausesUpToASecond) {
     now_ms += pause_ms;
   }
   health.OnReport(now_ms);
+  EXPECT_FALSE(health.Eager(now_ms));
   health.OnEnd(now_ms);
-  EXPECT_TRUE(health.RetryDue(now_ms + 50));
+  EXPECT_TRUE(health.Eager(now_ms));
+  EXPECT_TRUE(health.RetryDue(now_ms + 20));
 }
 
 }  // namespace
