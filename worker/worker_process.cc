@@ -51,6 +51,8 @@ namespace {
 
 // A pool that can admit nothing and moved nothing for so long is stuck.
 constexpr int64_t kStuckUs = 10'000'000;
+// A pair that has just met may have a request waiting.
+constexpr int64_t kPopulateAfterMs = 500;
 constexpr int64_t kProgressUs = 1'000'000;  // between lines of a long load
 // A turn of these threads takes no longer: a step of the largest chunk on a
 // slow machine; a bounded round of copies.
@@ -108,7 +110,8 @@ std::vector<std::unique_ptr<kvtransfer::Transport>> MakeTransports(
     const WorkerOptions& options) {
   std::vector<std::unique_ptr<kvtransfer::Transport>> transports;
   if (options.kv_transport != "ucx") {
-    auto shm = kvtransfer::ShmTransport::Create({});
+    auto shm = kvtransfer::ShmTransport::Create(
+        {.populate_after_ms = kPopulateAfterMs});
     if (shm.ok()) {
       transports.push_back(*std::move(shm));
     } else {

@@ -45,8 +45,7 @@ bool PopulateNext(const std::byte* base, uint64_t size, int advice,
 
 absl::StatusOr<std::unique_ptr<ShmTransport>> ShmTransport::Create(
     const ShmTransportOptions& options) {
-  auto transport =
-      std::unique_ptr<ShmTransport>(new ShmTransport(options.clock));
+  auto transport = std::unique_ptr<ShmTransport>(new ShmTransport(options));
   ASSIGN_OR_RETURN(const ShmListener listener, ListenAbstract());
   transport->listen_fd_ = listener.fd;
   transport->address_ = listener.name;
@@ -176,7 +175,9 @@ bool ShmTransport::PopulateSome() {
 #if defined(MADV_POPULATE_READ) && defined(MADV_POPULATE_WRITE)
   bool reads = false;
   for (auto& [id, link] : links_) {
-    if (link.mapping.empty()) continue;
+    if (link.mapping.empty() || link.populate_at_ms > clock_->NowMs()) {
+      continue;
+    }
     reads = true;
     if (PopulateNext(link.mapping.data(), link.mapping.size(),
                      MADV_POPULATE_READ, link.mapped_bytes)) {
@@ -323,6 +324,7 @@ bool ShmTransport::ProgressLink(LinkId id, Link& link,
     link.step = step;
     if (status.ok() && step == Step::kUp) {
       link.deadline_ms = 0;
+      link.populate_at_ms = clock_->NowMs() + populate_after_ms_;
       events.OnLinkUp(id);
     }
   } else if (link.deadline_ms > 0 && clock_->NowMs() >= link.deadline_ms) {

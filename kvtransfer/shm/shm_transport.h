@@ -16,6 +16,10 @@ namespace sluice::kvtransfer {
 
 struct ShmTransportOptions {
   const Clock* clock = &SystemClock::Get();  // outlives the transport
+  // How long after a link came up its pages are entered into our page tables
+  // ahead of the first read: a gigabyte takes some tenths of a second of one
+  // core, which a cluster that starts has better use for.
+  int64_t populate_after_ms = 0;
 };
 
 // Same host, mode pull: the reader maps the owner's sealed pool read-only and
@@ -63,6 +67,7 @@ class ShmTransport final : public Transport {
     int64_t deadline_ms = 0;  // of the handshake; 0: none
     absl::Span<const std::byte> mapping;
     uint64_t mapped_bytes = 0;  // of them in our page tables already
+    int64_t populate_at_ms = 0;
   };
   struct Read {
     OperationId id;
@@ -78,8 +83,10 @@ class ShmTransport final : public Transport {
     std::string token;  // empty: not presented yet
   };
 
-  explicit ShmTransport(const Clock* clock)
-      : Transport("shm", TransferMode::kPull), clock_(clock) {}
+  explicit ShmTransport(const ShmTransportOptions& options)
+      : Transport("shm", TransferMode::kPull),
+        clock_(options.clock),
+        populate_after_ms_(options.populate_after_ms) {}
   bool Watch(int fd);
   bool AcceptAll();
   bool ProgressInbound();
@@ -93,6 +100,7 @@ class ShmTransport final : public Transport {
   void Finish(const Read& read, const absl::Status& status);
 
   const Clock* const clock_;
+  const int64_t populate_after_ms_;
   int listen_fd_ = -1;
   Region region_;
   uint64_t region_mapped_bytes_ = 0;
