@@ -2,7 +2,7 @@
 //
 //   model_bench --model=PATH [--prefill=512] [--decode=64] [--batch=1]
 //               [--context=0] [--rounds=5] [--threads=N] [--cpu.isa=LEVEL]
-//               [--digests=1]
+//               [--digests=1] [--weights.cache_dir=DIR]
 //
 // Prints one JSON object: tokens per second of a prefill of one prompt and of
 // `decode` greedy steps of `batch` sequences that follow `context` tokens
@@ -11,7 +11,8 @@
 // the limit: the matrices' stored bytes, their weights, the KV bytes of a
 // token. With --digests=1 every prefill runs once more as in a prefill worker,
 // which keeps digests of its KV; their cost is the median of the rounds' times
-// over each other, their share what the digests themselves take.
+// over each other, their share what the digests themselves take. With
+// --weights.cache_dir the weights are those of the cache, as in a worker.
 // Exit codes: 0 measured, 64 usage, 65 a bad model.
 
 #include <algorithm>
@@ -56,6 +57,7 @@ constexpr int kProfiledRounds = 3;
 
 struct Options {
   std::string model;
+  std::string cache_dir;  // of repacked weights; empty: none
   int prefill = 512;
   int decode = 64;
   int batch = 1;
@@ -81,6 +83,10 @@ absl::StatusOr<Options> ParseFlags(int argc, char** argv) {
     absl::string_view arg = argv[i];
     if (absl::ConsumePrefix(&arg, "--model=")) {
       options.model = std::string(arg);
+      continue;
+    }
+    if (absl::ConsumePrefix(&arg, "--weights.cache_dir=")) {
+      options.cache_dir = std::string(arg);
       continue;
     }
     if (absl::ConsumePrefix(&arg, "--cpu.isa=")) {
@@ -218,7 +224,8 @@ class Bench {
     ASSIGN_OR_RETURN(const kernels::OpTable* table,
                      kernels::SelectOpTable(options_.isa));
     ops_ = kernels::RunProbe(context, *table).table;
-    LoadOptions load = {.path = options_.model};
+    LoadOptions load = {.path = options_.model,
+                        .cache_folder = options_.cache_dir};
     load.max_context = TokensPerSequence();
     ASSIGN_OR_RETURN(loaded_, LoadModel(load, context, {}));
     const ModelConfig& config = loaded_.model->config();
@@ -421,7 +428,8 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr,
                  "model_bench: %s\nusage: model_bench --model=PATH "
                  "[--prefill=N] [--decode=N] [--batch=N] [--context=N] "
-                 "[--rounds=N] [--threads=N] [--cpu.isa=LEVEL] [--digests=1]\n",
+                 "[--rounds=N] [--threads=N] [--cpu.isa=LEVEL] [--digests=1] "
+                 "[--weights.cache_dir=DIR]\n",
                  std::string(options.status().message()).c_str());
     return kExitUsage;
   }

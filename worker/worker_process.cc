@@ -264,6 +264,7 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
   };
   ASSIGN_OR_RETURN(loaded,
                    LoadModel(options.load, {.pool = threads.get()}, progress));
+  const int64_t weights_us = clock->NowMicros() - begin_us;
   for (const std::string& warning : loaded.warnings) {
     Log(kWarn, "model", {{"warning", warning}});
   }
@@ -294,6 +295,7 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
        {"threads", options.threads},
        {"weights", Name(loaded.weights_in)},
        {"digest_ms", loaded.digest_ms},
+       {"weights_ms", weights_us / 1000},
        {"load_ms", (clock->NowMicros() - begin_us) / 1000},
        {"blocks", plan.num_blocks},
        {"kv_huge_bytes", pool->memory().huge_bytes()},

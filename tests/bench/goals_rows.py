@@ -236,7 +236,8 @@ class Goals(Figures):
                 self.report.absent(row, line, "the worker has no repack cache")
                 continue
             with tempfile.TemporaryDirectory(prefix="goals-") as folder:
-                extra = [f"--{flag}={folder if cached else ''}"] if flag else []
+                place = folder if cached else "off"
+                extra = [f"--{flag}={place}"] if flag else []
                 if cached:
                     self.cold_start(extra)  # fills it
                 self.measure(row, [line],
