@@ -61,22 +61,22 @@ int64_t FooterAt(int64_t packed_bytes) {
   return (packed_bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
 }
 
-// The digest of KV transfers over 8-byte words, summed up by the pool: piece
-// by piece in the file's order, so that it is read ahead as one stream.
+// The digest of KV transfers over 8-byte words, summed up by the pool, each
+// thread over one run of pages.
 uint64_t DigestOf(const kernels::OpContext& context, const PageMemory& memory) {
-  const int64_t size = memory.size_bytes();
-  std::atomic<int64_t> next{0};
+  const int64_t pieces =
+      (memory.size_bytes() + kDigestBytes - 1) / kDigestBytes;
+  const int threads = context.pool->num_threads();
   std::atomic<uint64_t> sum{0};
-  context.pool->Run([&](int) {
-    uint64_t part = 0;
-    for (int64_t at = next.fetch_add(kDigestBytes); at < size;
-         at = next.fetch_add(kDigestBytes)) {
-      part += kvtransfer::BestDigestKernels().digest(
-          reinterpret_cast<const std::byte*>(memory.data() + at),
-          static_cast<size_t>(std::min(kDigestBytes, size - at)) / 8,
-          static_cast<uint64_t>(at) / 8, /*group_id=*/0);
-    }
-    sum += part;
+  context.pool->Run([&](int thread) {
+    const int64_t begin = pieces * thread / threads * kDigestBytes;
+    const int64_t end = std::min(pieces * (thread + 1) / threads * kDigestBytes,
+                                 memory.size_bytes());
+    if (end <= begin) return;
+    sum += kvtransfer::BestDigestKernels().digest(
+        reinterpret_cast<const std::byte*>(memory.data() + begin),
+        static_cast<size_t>(end - begin) / 8, static_cast<uint64_t>(begin) / 8,
+        /*group_id=*/0);
   });
   return sum;
 }
