@@ -28,6 +28,20 @@ const char* TransferModeName(TransferMode mode) {
   return "unknown";
 }
 
+const char* FenceName(Fence fence) {
+  switch (fence) {
+    case Fence::kStopped:
+      return "stopped";
+    case Fence::kClose:
+      return "close";
+    case Fence::kDeregistered:
+      return "deregistered";
+    case Fence::kDeath:
+      return "death";
+  }
+  return "unknown";
+}
+
 const char* KindName(const ControlBody& body) {
   struct Visitor {
     const char* operator()(const Heartbeat&) { return "heartbeat"; }

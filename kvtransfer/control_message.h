@@ -22,6 +22,10 @@ enum class TransferState {
 
 enum class TransferMode { kPull = 1, kStream = 2, kPut = 3 };
 
+// Why nothing of a put transfer lands any more.
+enum class Fence { kStopped, kClose, kDeregistered, kDeath };
+
+const char* FenceName(Fence fence);
 const char* TransferStateName(TransferState state);
 const char* TransferModeName(TransferMode mode);
 

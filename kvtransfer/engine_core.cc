@@ -368,7 +368,9 @@ void TransferEngine::Core::OnData(LinkId link, const DataHeader& header,
   }
 }
 
-void TransferEngine::Core::OnFenced(LinkId link) { quarantine_.OnFenced(link); }
+void TransferEngine::Core::OnFenced(LinkId link, Fence fence) {
+  quarantine_.OnFenced(link, fence);
+}
 
 bool TransferEngine::Core::OnPeerLost(const Peer& peer,
                                       const absl::Status& why) {

@@ -51,7 +51,7 @@ class TransferEngine::Core : public TransportEvents {
   void OnLinkDown(LinkId link, const absl::Status& status) override;
   void OnData(LinkId link, const DataHeader& header,
               absl::Span<const std::byte> payload) override;
-  void OnFenced(LinkId link) override;
+  void OnFenced(LinkId link, Fence fence) override;
 
   EngineOptions options;
   // Held while it rings: after SetWake() nobody is inside the one before.

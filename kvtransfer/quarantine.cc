@@ -50,7 +50,7 @@ void Quarantine::SetOnReleased(const TransferId& id,
 void Quarantine::OnStopped(const TransferId& id, const std::string& source,
                            uint64_t generation) {
   Entry* entry = FindOf(id, source, generation);
-  if (entry != nullptr) entry->fenced = true;
+  if (entry != nullptr) entry->fence = Fence::kStopped;
 }
 
 void Quarantine::OnUnproven(const TransferId& id, const std::string& source,
@@ -59,9 +59,9 @@ void Quarantine::OnUnproven(const TransferId& id, const std::string& source,
   if (entry != nullptr) entry->stop_timer.Stop();
 }
 
-void Quarantine::OnFenced(LinkId link) {
+void Quarantine::OnFenced(LinkId link, Fence fence) {
   for (Entry& entry : entries_) {
-    if (entry.transfer.link == link) entry.fenced = true;
+    if (entry.transfer.link == link) entry.fence = fence;
   }
 }
 
@@ -93,7 +93,8 @@ void Quarantine::OnTick() {
       ++context_->stats->resent_messages;
       context_->send(transfer.source, transfer.id, Stop{transfer.stop_cause});
     }
-    if (entry.fenced || !transfer.link_open || now < entry.escalate_ms) {
+    if (entry.fence.has_value() || !transfer.link_open ||
+        now < entry.escalate_ms) {
       continue;
     }
     entry.transfer.link_open = false;
@@ -107,7 +108,7 @@ void Quarantine::OnTick() {
 
 void Quarantine::Work() {
   for (size_t i = 0; i < entries_.size();) {
-    if (!entries_[i].fenced) {
+    if (!entries_[i].fence.has_value()) {
       ++i;
       continue;
     }
@@ -116,8 +117,8 @@ void Quarantine::Work() {
     context_->staging->Return(entry.transfer.slots);
     Count();
     if (context_->observer != nullptr) {
-      context_->observer->OnReleased(context_->clock->NowMicros() -
-                                     entry.since_us);
+      context_->observer->OnReleased(
+          *entry.fence, context_->clock->NowMicros() - entry.since_us);
     }
     if (entry.on_released) entry.on_released();
   }

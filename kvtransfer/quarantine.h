@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -45,7 +46,7 @@ class Quarantine {
   // The source has ended, but cannot say that nothing lands.
   void OnUnproven(const TransferId& id, const std::string& source,
                   uint64_t generation);
-  void OnFenced(LinkId link);
+  void OnFenced(LinkId link, Fence fence);
   void OnPeerUp(const std::string& worker, uint64_t generation);
   void OnPeerLost(const std::string& worker);
   // Stop again, escalation.
@@ -63,7 +64,7 @@ class Quarantine {
     int64_t since_us = 0;
     int64_t escalate_ms = 0;
     ResendTimer stop_timer;
-    bool fenced = false;
+    std::optional<Fence> fence;
     std::function<void()> on_released;
   };
   Entry* Find(const TransferId& id);

@@ -23,7 +23,7 @@ class TransferObserver {
   virtual void OnPaired(int64_t elapsed_us) = 0;
   // Blocks of an ended put transfer are the caller's again, `elapsed_us` after
   // it ended.
-  virtual void OnReleased(int64_t elapsed_us) = 0;
+  virtual void OnReleased(Fence fence, int64_t elapsed_us) = 0;
 };
 
 }  // namespace sluice::kvtransfer

@@ -48,7 +48,7 @@ class TransportEvents {
   // lands any more. Said of links we closed, by what this wire guarantees:
   // closing was enough and has completed, the peer's process is known to be
   // gone, or the region was deregistered. Maybe never.
-  virtual void OnFenced(LinkId link) {}
+  virtual void OnFenced(LinkId link, Fence fence) {}
 };
 
 // A piece of a peer's region to read, and who takes the bytes.

@@ -126,7 +126,7 @@ class LoopbackTransport final : public Transport {
   void Deregister() override {
     if (fabric_->fence_ == PutFence::kDeath) return;
     fabric_->DropPuts([this](const auto& put) { return put.target == this; });
-    for (Closing& closing : closing_) closing.fenced = true;
+    for (Closing& closing : closing_) closing.deregistered = true;
   }
 
   std::optional<absl::Status> Poll(OperationId id) override {
@@ -196,7 +196,7 @@ class LoopbackTransport final : public Transport {
   struct Closing {
     LinkId link;
     int64_t done_ms;
-    bool fenced = false;
+    bool deregistered = false;
   };
   struct Link {
     LinkArgs args;
@@ -246,23 +246,26 @@ class LoopbackTransport final : public Transport {
 
   // Which closed links nothing lands through any more.
   bool ReportFences(TransportEvents& events) {
-    std::vector<LinkId> fenced;
+    std::vector<std::pair<LinkId, Fence>> fenced;
     for (Closing& closing : closing_) {
       const bool by_close = fabric_->fence_ == PutFence::kClose &&
                             closing.done_ms <= fabric_->clock_->NowMs();
       const bool by_death =
           fabric_->fence_ == PutFence::kDeath &&
           fabric_->dead_.contains(fabric_->writer_[closing.link]);
-      if (by_close || by_death || closing.fenced) {
-        fenced.push_back(closing.link);
+      if (by_close || by_death || closing.deregistered) {
+        fenced.emplace_back(closing.link, by_close   ? Fence::kClose
+                                          : by_death ? Fence::kDeath
+                                                     : Fence::kDeregistered);
       }
     }
-    for (const LinkId link : fenced) {
+    for (const auto& fence : fenced) {
+      const LinkId link = fence.first;
       fabric_->DropPuts(
           [link](const auto& put) { return put.to_link == link; });
       std::erase_if(closing_,
                     [link](const Closing& c) { return c.link == link; });
-      events.OnFenced(link);
+      events.OnFenced(link, fence.second);
     }
     return !fenced.empty();
   }
@@ -288,10 +291,9 @@ class LoopbackTransport final : public Transport {
   void RunRead(Operation& operation) {
     if (operation.fate.drop) return;
     const LoopbackTransport* peer = links_.at(operation.link).peer;
-    const size_t flipped =
-        operation.fate.flip_bit && !operation.pieces.empty()
-            ? fabric_->random_() % operation.pieces.size()
-            : SIZE_MAX;
+    const size_t flipped = operation.fate.flip_bit && !operation.pieces.empty()
+                               ? fabric_->random_() % operation.pieces.size()
+                               : SIZE_MAX;
     for (size_t i = 0; i < operation.pieces.size(); ++i) {
       const std::byte* from =
           peer->region_.base + operation.pieces[i].remote_offset;

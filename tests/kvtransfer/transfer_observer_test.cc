@@ -23,15 +23,15 @@ struct Recorder final : TransferObserver {
     EXPECT_GE(elapsed_us, 0);
   }
   void OnPaired(int64_t elapsed_us) override { paired.push_back(elapsed_us); }
-  void OnReleased(int64_t elapsed_us) override {
-    released.push_back(elapsed_us);
+  void OnReleased(Fence fence, int64_t elapsed_us) override {
+    released.emplace_back(fence, elapsed_us);
   }
 
   std::vector<TransferDirection> directions;
   std::vector<TransferResult> results;
   std::vector<PlanKind> plans;
   std::vector<int64_t> paired;
-  std::vector<int64_t> released;
+  std::vector<std::pair<Fence, int64_t>> released;
 };
 
 std::array<uint64_t, 2> BytesInFlight(const TransferEngine& engine) {
@@ -86,6 +86,38 @@ TEST(TransferObserver, TellsWhatAPlanHasToDo) {
     pair.OfferAll(ticket);
     pair.Run(50);
     EXPECT_EQ(recorder.plans, std::vector<PlanKind>{kind});
+  }
+}
+
+TEST(TransferObserver, HearsWhatEndedAQuarantineAndWhen) {
+  for (const Fence fence :
+       {Fence::kStopped, Fence::kClose, Fence::kDeregistered, Fence::kDeath}) {
+    Recorder recorder;
+    LoopbackPair pair({.mode = TransferMode::kPut,
+                       .put_fence = fence == Fence::kDeath ? PutFence::kDeath
+                                    : fence == Fence::kDeregistered
+                                        ? PutFence::kRegion
+                                        : PutFence::kClose,
+                       .target_observer = &recorder});
+    pair.fabric.SetJudge([&](const LoopbackEvent& event) {
+      LoopbackFate fate;
+      if (event.kind != "put") return fate;
+      fate.delay_ms = fence == Fence::kStopped ? 500 : 50'000;
+      return fate;
+    });
+    const Ticket ticket = pair.StartReceive({});
+    pair.StartSend(ticket);
+    pair.OfferAll(ticket);
+    pair.Settle();
+    pair.target_engine->Cancel(ticket.transfer_id, absl::CancelledError("x"));
+    pair.Settle();
+    pair.Run(4000);
+    if (fence == Fence::kDeath) pair.fabric.Kill("prefill");
+    if (fence == Fence::kDeregistered) pair.target_engine->Shutdown();
+    pair.Run(6000);
+    ASSERT_EQ(recorder.released.size(), 1u) << FenceName(fence);
+    EXPECT_EQ(recorder.released[0].first, fence);
+    EXPECT_GE(recorder.released[0].second, 500'000);
   }
 }
 

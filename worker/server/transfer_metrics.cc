@@ -93,10 +93,10 @@ TransferMetrics::TransferMetrics(
           "sluice_kv_pair_seconds",
           "From the exchange of offers until a pair could carry transfers.",
           kLatencyBuckets)),
-      quarantine_(registry.AddHistogram(
+      quarantine_(registry.AddHistogramFamily(
           "sluice_kv_quarantine_seconds",
           "From the end of a put transfer until its blocks could be used.",
-          kLatencyBuckets)),
+          kLatencyBuckets, {"fence"})),
       plan_(registry.AddHistogramFamily("sluice_kv_plan_seconds",
                                         "Planning the streams of a transfer.",
                                         kFastBuckets, {"kind"})) {
@@ -105,6 +105,7 @@ TransferMetrics::TransferMetrics(
   peers_.CreateAll({{"pairing", "up", "suspect", "refused"}});
   refusals_.CreateAll(
       {{"numerics", "fingerprint", "layout", "generation", "version"}});
+  quarantine_.CreateAll({{"stopped", "close", "deregistered", "death"}});
   plan_.CreateAll({{"same", "reshard", "convert"}});
   bytes_.CreateAll({{"send", "receive"}, transports});
   copies_.CreateAll({transports});
@@ -143,8 +144,8 @@ void TransferMetrics::OnPaired(int64_t elapsed_us) {
   pair_.Observe(Seconds(elapsed_us));
 }
 
-void TransferMetrics::OnReleased(int64_t elapsed_us) {
-  quarantine_.Observe(Seconds(elapsed_us));
+void TransferMetrics::OnReleased(kvtransfer::Fence fence, int64_t elapsed_us) {
+  quarantine_.With({kvtransfer::FenceName(fence)}).Observe(Seconds(elapsed_us));
 }
 
 void TransferMetrics::Reach(CounterFamily& family,

@@ -27,7 +27,7 @@ class TransferMetrics : public kvtransfer::TransferObserver {
                        const kvtransfer::TransferResult& result) override;
   void OnPlanned(kvtransfer::PlanKind kind, int64_t elapsed_us) override;
   void OnPaired(int64_t elapsed_us) override;
-  void OnReleased(int64_t elapsed_us) override;
+  void OnReleased(kvtransfer::Fence fence, int64_t elapsed_us) override;
 
   // Before a scrape; one call at a time.
   void Update(const kvtransfer::TransferStats& stats,
@@ -63,7 +63,7 @@ class TransferMetrics : public kvtransfer::TransferObserver {
   HistogramFamily& copies_each_;
   HistogramFamily& rate_;
   Histogram& pair_;
-  Histogram& quarantine_;
+  HistogramFamily& quarantine_;
   HistogramFamily& plan_;
   std::map<std::string, Reached> reached_;
 };

@@ -45,6 +45,7 @@ TEST(TransferMetricsTest, CompletedTransfersAreObservedOnce) {
   result.state = TransferState::kCancelled;
   metrics.OnTransferEnded(TransferDirection::kReceive, result);
   metrics.OnPaired(30'000);
+  metrics.OnReleased(kvtransfer::Fence::kClose, 40'000);
   const std::string text = registry.TextExposition();
   for (const char* line :
        {"sluice_kv_transfer_seconds_sum{transport=\"shm\",stage=\"claim\"} "
@@ -54,6 +55,8 @@ TEST(TransferMetricsTest, CompletedTransfersAreObservedOnce) {
         "sluice_kv_transfer_seconds_sum{transport=\"shm\",stage=\"total\"} "
         "0.006",
         "sluice_kv_transfer_exposed_seconds_sum 0.0005",
+        "sluice_kv_quarantine_seconds_sum{fence=\"close\"} 0.04",
+        "sluice_kv_quarantine_seconds_count{fence=\"death\"} 0",
         "sluice_kv_transfer_size_bytes_sum{direction=\"send\",transport="
         "\"shm\"} 4000000",
         "sluice_kv_copies_per_transfer_sum{transport=\"shm\"} 12",
