@@ -19,6 +19,7 @@ LoopbackPair::LoopbackPair(const LoopbackPairOptions& options)
       source(options.source),
       target(WithStaging(options.target,
                          options.staging_slots * options.slot_bytes)),
+      options_(options),
       owners_(options.target.num_blocks, 0) {
   fabric.SetPutFence(options.put_fence, options.close_ms);
   fabric.SetOwner([this](const std::string& worker, uint64_t offset) {
@@ -50,6 +51,7 @@ LoopbackPair::~LoopbackPair() {
     Settle();
     if (source_engine->drained() && target_engine->drained()) {
       SLUICE_CHECK(fabric.stray_puts() == 0);
+      BuryKilled();
       return;
     }
     clock.AdvanceMs(5);
@@ -80,6 +82,26 @@ std::unique_ptr<TransferEngine> LoopbackPair::MakeEngine(
   auto created = TransferEngine::Create(std::move(engine));
   SLUICE_CHECK(created.ok());
   return *std::move(created);
+}
+
+// A killed engine runs no more; here it is only made fit for destruction.
+void LoopbackPair::BuryKilled() {
+  for (const auto& engine : killed_) {
+    engine->Shutdown();
+    while (!engine->drained()) {
+      engine->RunOnce();
+      clock.AdvanceMs(5);
+    }
+  }
+}
+
+void LoopbackPair::RestartSource() {
+  fabric.Kill(source.spec.name);
+  killed_.push_back(std::move(source_engine));
+  source.manifest.generation = ++source.spec.generation;
+  source.manifest.manifest_id = ComputeManifestId(source.manifest);
+  source_engine = MakeEngine(source, options_, true);
+  fabric.Attach(source.spec.name, source_engine.get());
 }
 
 void LoopbackPair::Settle() {

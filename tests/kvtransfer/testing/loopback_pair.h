@@ -48,6 +48,8 @@ class LoopbackPair {
 
   // Runs both engines and the fabric until nothing moves at this instant.
   void Settle();
+  // Kills the source and starts its next generation, not paired yet.
+  void RestartSource();
   // Advances the clock in steps of 5 ms, settling after each.
   void Run(int64_t ms);
 
@@ -85,10 +87,13 @@ class LoopbackPair {
  private:
   // Blocks that may be written for a transfer with these arguments.
   std::vector<uint32_t> NeededBlocks(const Args& args) const;
+  void BuryKilled();
   // They belong to somebody else from now on.
   void ChangeOwner(const std::vector<uint32_t>& blocks);
 
+  const LoopbackPairOptions options_;
   std::vector<uint64_t> owners_;  // of the target's blocks
+  std::vector<std::unique_ptr<TransferEngine>> killed_;
   std::unique_ptr<TransferEngine> MakeEngine(const KvWorker& worker,
                                              const LoopbackPairOptions& options,
                                              bool sends);
