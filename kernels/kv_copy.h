@@ -9,8 +9,9 @@
 
 namespace sluice::kernels {
 
-// Writes row t of k and v, rounded to the cache's dtype, to slots[t] = block *
-// block_tokens + offset; -1 skips the row. Rows of one call never share a slot.
+// Done by append_kv.h: writes row t of k and v, rounded to the cache's dtype,
+// to slots[t] = block * block_tokens + offset; -1 skips the row. Rows of one
+// call never share a slot.
 //
 //   k, v   [tokens, kv_heads * head_dim]
 //   slots  [tokens]
@@ -20,7 +21,6 @@ struct WriteKvArgs {
   absl::Span<const int64_t> slots;
   KvView kv;
 };
-using WriteKvFn = void (*)(const OpContext&, const WriteKvArgs&);
 
 // Whole blocks of a pool, all layers: block `to` becomes a copy of `from`.
 // Sources and destinations are disjoint sets.

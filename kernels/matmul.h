@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/tensor_view.h"
 
@@ -33,9 +34,13 @@ int64_t ActivationBytes(ActivationKind kind, int64_t rows, int64_t k);
 
 // out = x rounded to out.kind; x is [out.rows, out.k]. K is padded to 32 with
 // zero codes; for kInt8Group256 it is a multiple of 256. Zero rows: no-op.
+// With `norm_weight` [k] each row is RMS-normalised before (rms_norm.h, the
+// same bits), without the normed matrix ever being stored.
 struct PackActivationsArgs {
   MatrixView<const float> x;
   Activations out;
+  const float* norm_weight = nullptr;
+  float epsilon = 0;  // of the norm
 };
 using PackActivationsFn = void (*)(const OpContext&,
                                    const PackActivationsArgs&);
@@ -51,12 +56,34 @@ using PackActivationsFn = void (*)(const OpContext&,
 // threads or the instruction set: equal bits on every path. Relative error
 // against f64 on the same rounded operands: 1e-5 of sum |a||w| for f32 out.
 // Zero rows: no-op. Shapes that differ CHECK-fail.
+//
+// What surrounds a product in a decoder can be done in the same call, so that
+// the threads meet once instead of four times; the bits are those of the
+// separate ops:
+//
+//   pack      packs its x into `a` first (pack->out is a); null: `a` is packed
+//   more      further products of the same `a`, each with its own w and y
+//   silu_mul  w holds panels of 16 rows of a gate and of an up matrix in turn;
+//             y [rows, n / 2] = silu(gate) * up (elementwise.h), each side's
+//             bias, in w's order, added before. n is a multiple of 32
+//   packed_y  y packed as the left operand of what comes next, k = y.cols
+//
+// silu_mul and packed_y go with neither `accumulate` nor `more`.
+struct MatmulPart {
+  PackedMatrix w;
+  const float* bias = nullptr;
+  MatrixView<float> y;
+};
 struct MatmulArgs {
   Activations a;
   PackedMatrix w;
   const float* bias = nullptr;
   MatrixView<float> y;
   bool accumulate = false;
+  const PackActivationsArgs* pack = nullptr;
+  absl::Span<const MatmulPart> more;
+  bool silu_mul = false;
+  const Activations* packed_y = nullptr;
 };
 using MatmulFn = void (*)(const OpContext&, const MatmulArgs&);
 

@@ -5,13 +5,13 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "kernels/append_kv.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/kv_copy.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
 #include "kernels/sample.h"
 
 namespace sluice::kernels {
@@ -39,8 +39,7 @@ struct OpTable {
   RmsNormFn rms_norm = nullptr;
   PackActivationsFn pack_activations = nullptr;
   MatmulFn matmul = nullptr;
-  RopeFn rope = nullptr;
-  WriteKvFn write_kv = nullptr;
+  AppendKvFn append_kv = nullptr;
   CopyBlocksFn copy_blocks = nullptr;
   AttentionFn attention = nullptr;
   SiluMulFn silu_mul = nullptr;

@@ -81,6 +81,7 @@ ProbeResult RunProbe(const OpContext& context, const OpTable& wanted) {
       isa = below.isa;
       got = OutputOf(context, result.table, op);
     }
+    if (!op.in_id) continue;
     digest.Update(op.name).UpdateU32(static_cast<uint32_t>(got.size()));
     digest.Update(got);
   }

@@ -122,6 +122,31 @@ void RunPackActivations(const OpContext& context, const OpTable& table,
   }
 }
 
+// Both widths of a scale, the short group of the one.
+void RunNormPack(const OpContext& context, const OpTable& table,
+                 ProbeOutput& output) {
+  VectorSource source(23);
+  constexpr int64_t kManyRows = 5;
+  for (VectorKind vectors : kFiniteKinds) {
+    for (ActivationKind kind :
+         {ActivationKind::kInt8Group32, ActivationKind::kBF16,
+          ActivationKind::kInt8Group256}) {
+      const int64_t k = kind == ActivationKind::kInt8Group256 ? 512 : 333;
+      const std::vector<float> x = Vector(source, vectors, kManyRows * k);
+      const std::vector<float> weight = Vector(source, VectorKind::kUnit, k);
+      AlignedBytes bytes(ActivationBytes(kind, kManyRows, k));
+      table.pack_activations(context, {.x = ConstView(x, kManyRows),
+                                       .out = {.kind = kind,
+                                               .rows = kManyRows,
+                                               .k = k,
+                                               .bytes = bytes.data()},
+                                       .norm_weight = weight.data(),
+                                       .epsilon = 1e-5f});
+      output.AddBytes({bytes.data(), static_cast<size_t>(bytes.size())});
+    }
+  }
+}
+
 struct MatmulProbe {
   WeightFormat format;
   VectorKind vectors;
@@ -177,6 +202,44 @@ void RunMatmul(const OpContext& context, const OpTable& table,
   }
 }
 
+// The whole of what a product does besides, at a tile of one panel and of two.
+void RunGatedMatmul(const OpContext& context, const OpTable& table,
+                    ProbeOutput& output) {
+  constexpr int64_t kN = 128;
+  for (WeightFormat format : kFormats) {
+    VectorSource source(24);
+    const int64_t k = WholeBlocks(format, 64);
+    const ActivationKind kind = ActivationKindFor(format);
+    const Weights w =
+        MakeWeights(context, source, {.format = format, .rows = kN, .k = k});
+    const std::vector<float> bias = Vector(source, VectorKind::kUnit, kN);
+    const std::vector<float> norm = Vector(source, VectorKind::kUnit, k);
+    for (int64_t rows : {1, 8}) {
+      const std::vector<float> x = Vector(source, VectorKind::kUnit, rows * k);
+      AlignedBytes bytes(ActivationBytes(kind, rows, k));
+      const PackActivationsArgs pack = {
+          .x = ConstView(x, rows),
+          .out = {.kind = kind, .rows = rows, .k = k, .bytes = bytes.data()},
+          .norm_weight = norm.data(),
+          .epsilon = 1e-5f};
+      std::vector<float> y(static_cast<size_t>(rows * kN / 2));
+      const ActivationKind next = ActivationKind::kInt8Group32;
+      AlignedBytes packed(ActivationBytes(next, rows, kN / 2));
+      const Activations packed_y = {
+          .kind = next, .rows = rows, .k = kN / 2, .bytes = packed.data()};
+      table.matmul(context, {.a = pack.out,
+                             .w = w.matrix,
+                             .bias = bias.data(),
+                             .y = View(y, rows),
+                             .pack = &pack,
+                             .silu_mul = true,
+                             .packed_y = &packed_y});
+      output.AddFloats(y);
+      output.AddBytes({packed.data(), static_cast<size_t>(packed.size())});
+    }
+  }
+}
+
 void RunRope(const OpContext& context, const OpTable& table,
              ProbeOutput& output) {
   VectorSource source(15);
@@ -185,12 +248,12 @@ void RunRope(const OpContext& context, const OpTable& table,
   for (VectorKind kind : kFiniteKinds) {
     for (RopePairs pairs : {RopePairs::kInterleaved, RopePairs::kHalf}) {
       std::vector<float> x = Vector(source, kind, 4 * 3 * 64);
-      table.rope(context, {.x = View(x, 4),
-                           .heads = 3,
-                           .head_dim = 64,
-                           .positions = positions,
-                           .table = storage.view(),
-                           .pairs = pairs});
+      table.append_kv(context, {.rope = {.x = View(x, 4),
+                                         .heads = 3,
+                                         .head_dim = 64,
+                                         .positions = positions,
+                                         .table = storage.view(),
+                                         .pairs = pairs}});
       output.AddFloats(x);
     }
   }
@@ -242,10 +305,10 @@ void RunWriteKv(const OpContext& context, const OpTable& table,
         Vector(source, kind, rows * kKvHeads * kHeadDim);
     for (const CacheForm& form : kCacheForms) {
       const Cache cache = MakeCache(form, 3);
-      table.write_kv(context, {.k = ConstView(k, rows),
-                               .v = ConstView(v, rows),
-                               .slots = slots,
-                               .kv = cache.view});
+      table.append_kv(context, {.write = {.k = ConstView(k, rows),
+                                          .v = ConstView(v, rows),
+                                          .slots = slots,
+                                          .kv = cache.view}});
       output.AddBytes(
           {cache.bytes.data(), static_cast<size_t>(cache.bytes.size())});
     }
@@ -311,10 +374,10 @@ void RunAttention(const OpContext& context, const OpTable& table,
                              .threads = context.pool->num_threads()}));
   for (const CacheForm& form : kCacheForms) {
     const Cache cache = MakeCache(form, kBlocks);
-    WriteKvPortable(context, {.k = ConstView(k, kSlots),
-                              .v = ConstView(v, kSlots),
-                              .slots = slots,
-                              .kv = cache.view});
+    AppendKvPortable(context, {.write = {.k = ConstView(k, kSlots),
+                                         .v = ConstView(v, kSlots),
+                                         .slots = slots,
+                                         .kv = cache.view}});
     std::vector<float> out(q.size());
     table.attention(context, {.q = ConstView(q, kRows),
                               .out = View(out, kRows),
@@ -428,34 +491,42 @@ void RunLogprobs(const OpContext& context, const OpTable& table,
                    top.size() * sizeof(top[0])});
 }
 
+// The names are those of the arithmetic, of which an op may do several: they
+// enter the id and stay when ops are fused.
 constexpr ProbedOp kOps[] = {
-    {"embedding", RunEmbedding,
+    {"embedding", true, RunEmbedding,
      [](OpTable& to, const OpTable& from) { to.embedding = from.embedding; }},
-    {"rms_norm", RunRmsNorm,
+    {"rms_norm", true, RunRmsNorm,
      [](OpTable& to, const OpTable& from) { to.rms_norm = from.rms_norm; }},
-    {"pack_activations", RunPackActivations,
+    {"pack_activations", true, RunPackActivations,
      [](OpTable& to, const OpTable& from) {
        to.pack_activations = from.pack_activations;
      }},
-    {"matmul", RunMatmul,
+    {"matmul", true, RunMatmul,
      [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; }},
-    {"rope", RunRope,
-     [](OpTable& to, const OpTable& from) { to.rope = from.rope; }},
-    {"write_kv", RunWriteKv,
-     [](OpTable& to, const OpTable& from) { to.write_kv = from.write_kv; }},
-    {"copy_blocks", RunCopyBlocks,
+    {"norm_pack", false, RunNormPack,
+     [](OpTable& to, const OpTable& from) {
+       to.pack_activations = from.pack_activations;
+     }},
+    {"gated_matmul", false, RunGatedMatmul,
+     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; }},
+    {"rope", true, RunRope,
+     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; }},
+    {"write_kv", true, RunWriteKv,
+     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; }},
+    {"copy_blocks", true, RunCopyBlocks,
      [](OpTable& to, const OpTable& from) {
        to.copy_blocks = from.copy_blocks;
      }},
-    {"attention", RunAttention,
+    {"attention", true, RunAttention,
      [](OpTable& to, const OpTable& from) { to.attention = from.attention; }},
-    {"silu_mul", RunSiluMul,
+    {"silu_mul", true, RunSiluMul,
      [](OpTable& to, const OpTable& from) { to.silu_mul = from.silu_mul; }},
-    {"add", RunAdd,
+    {"add", true, RunAdd,
      [](OpTable& to, const OpTable& from) { to.add = from.add; }},
-    {"sample", RunSample,
+    {"sample", true, RunSample,
      [](OpTable& to, const OpTable& from) { to.sample = from.sample; }},
-    {"logprobs", RunLogprobs,
+    {"logprobs", true, RunLogprobs,
      [](OpTable& to, const OpTable& from) { to.logprobs = from.logprobs; }},
 };
 

@@ -23,9 +23,12 @@ class ProbeOutput {
 };
 
 // One op on its probe vectors, which never change within a version of the
-// numerics: the outputs enter numerics_id.
+// numerics.
 struct ProbedOp {
   absl::string_view name;  // "matmul", ...
+  // The outputs enter numerics_id: not those of ops fused of others, which
+  // have no arithmetic of their own.
+  bool in_id = true;
   // Calls only this op through `table`; inputs that need other ops come from
   // the portable ones.
   void (*run)(const OpContext& context, const OpTable& table,

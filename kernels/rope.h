@@ -21,7 +21,8 @@ struct RopeTable {
   int64_t rot = 0;  // rotated dimensions, even, <= head_dim
 };
 
-// Rotates in place the first table.rot dimensions of every head of every row:
+// Done by append_kv.h: rotates in place the first table.rot dimensions of every
+// head of every row:
 //
 //   (x, y) -> (x c - y s, x s + y c), each product and sum rounded to f32
 //
@@ -35,7 +36,6 @@ struct RopeArgs {
   RopeTable table;
   RopePairs pairs = RopePairs::kHalf;
 };
-using RopeFn = void (*)(const OpContext&, const RopeArgs&);
 
 }  // namespace sluice::kernels
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/packed_layout.h"
+#include "kernels/cpu/row_math.h"
 #include "kernels/matmul.h"
 
 namespace sluice::kernels {
@@ -89,15 +90,63 @@ struct PackGroup {
 };
 using PackGroupFn = void (*)(const PackGroup&, const ActivationBlock&);
 
-// One per ActivationKind, in its order. `full` groups have 32 values, or 256.
-struct PackGroupFns {
+// What a level packs rows with. `full` has one per ActivationKind, in its
+// order; full groups have 32 values, or 256.
+struct PackFns {
   PackGroupFn full[4];
+  const RowMath* math;
+};
+extern const PackFns kPackPortable;
+extern const PackFns kPackAvx2;
+extern const PackFns kPackAvx512;
+
+// One call of pack_activations cut into pieces that any thread may take.
+// Everything is borrowed.
+class RowPacker {
+ public:
+  RowPacker(const PackActivationsArgs& args, const PackFns& fns);
+
+  int64_t pieces() const { return pieces_; }
+  // So little that other threads would come too late to help.
+  bool small() const { return small_; }
+  // On a compute thread (its float mode); `portable` takes the short groups.
+  void Pack(int64_t piece) const;
+  // All of it, on any thread.
+  void PackAll() const;
+
+ private:
+  void PackRow(int64_t row, int64_t begin, int64_t end) const;
+
+  const PackActivationsArgs& args_;
+  const PackFns& fns_;
+  int64_t group_elements_ = 0;
+  int64_t groups_ = 0;        // of a row
+  int64_t piece_groups_ = 0;  // of all rows in memory order; whole rows when
+                              // they are normalised
+  int64_t pieces_ = 0;
+  bool small_ = true;
 };
 
-// Packs all rows, split over the pool; `portable` takes the short groups.
+// Packs all rows, split over the pool.
 void RunPackActivations(const OpContext& context,
-                        const PackActivationsArgs& args,
-                        const PackGroupFns& fns);
+                        const PackActivationsArgs& args, const PackFns& fns);
+
+// Packs columns [begin, end) of the rows of one block of `out` from y, rows of
+// the same matrix in f32. `begin` starts a group, `end` ends one or the row.
+struct PackColumnsArgs {
+  MatrixView<float> y;
+  Activations out;
+  int64_t block = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+void PackColumns(const PackColumnsArgs& args, const PackFns& fns);
+
+// Elements of a group that is scaled as one.
+inline int64_t ScaledElements(ActivationKind kind) {
+  return kind == ActivationKind::kInt8Group256 ? kSuperElements
+                                               : kGroupElements;
+}
 
 // Fills pair_sums of the eight groups of a super-block from half_sums.
 void PairSums(const PackGroup& group, const ActivationBlock& block);

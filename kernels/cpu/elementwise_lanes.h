@@ -20,26 +20,28 @@ typename Lanes::F SiluMulOf(typename Lanes::F gate, typename Lanes::F up) {
 }
 
 template <typename Lanes>
+void SiluMulRow(const float* gate, const float* up, int64_t n, float* y) {
+  int64_t d = 0;
+  for (; d + 16 <= n; d += 16) {
+    Lanes::Store(y + d,
+                 SiluMulOf<Lanes>(Lanes::Load(gate + d), Lanes::Load(up + d)));
+  }
+  if (d < n) {
+    Lanes::StoreFirst(y + d,
+                      SiluMulOf<Lanes>(Lanes::LoadFirst(gate + d, n - d),
+                                       Lanes::LoadFirst(up + d, n - d)),
+                      n - d);
+  }
+}
+
+template <typename Lanes>
 void SiluMulWithLanes(const OpContext& context, const SiluMulArgs& args) {
   const int64_t n = args.y.cols;
   SLUICE_CHECK(args.gate.rows == args.y.rows && args.gate.cols == n);
   SLUICE_CHECK(args.up.rows == args.y.rows && args.up.cols == n);
   SplitRows(context, args.y.rows, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float* gate = args.gate.Row(t);
-      const float* up = args.up.Row(t);
-      float* y = args.y.Row(t);
-      int64_t d = 0;
-      for (; d + 16 <= n; d += 16) {
-        Lanes::Store(y + d, SiluMulOf<Lanes>(Lanes::Load(gate + d),
-                                             Lanes::Load(up + d)));
-      }
-      if (d < n) {
-        Lanes::StoreFirst(y + d,
-                          SiluMulOf<Lanes>(Lanes::LoadFirst(gate + d, n - d),
-                                           Lanes::LoadFirst(up + d, n - d)),
-                          n - d);
-      }
+      SiluMulRow<Lanes>(args.gate.Row(t), args.up.Row(t), n, args.y.Row(t));
     }
   });
 }

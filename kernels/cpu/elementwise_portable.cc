@@ -1,6 +1,6 @@
 #include "base/check.h"
-#include "kernels/cpu/exp.h"
 #include "kernels/cpu/ops_portable.h"
+#include "kernels/cpu/row_math.h"
 #include "kernels/cpu/work_split.h"
 
 namespace sluice::kernels {
@@ -11,13 +11,8 @@ void SiluMulPortable(const OpContext& context, const SiluMulArgs& args) {
   SLUICE_CHECK(args.up.rows == args.y.rows && args.up.cols == n);
   SplitRows(context, args.y.rows, n, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float* gate = args.gate.Row(t);
-      const float* up = args.up.Row(t);
-      float* y = args.y.Row(t);
-      for (int64_t d = 0; d < n; ++d) {
-        const float silu = gate[d] * Sigmoid(gate[d]);
-        y[d] = silu * up[d];
-      }
+      kRowMathPortable.silu_mul(args.gate.Row(t), args.up.Row(t), n,
+                                args.y.Row(t));
     }
   });
 }

@@ -1,27 +1,16 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cpu/kv_copy_rows.h"
 #include "kernels/cpu/ops_portable.h"
-#include "kernels/quant/bf16.h"
+#include "kernels/cpu/work_split.h"
 
 namespace sluice::kernels {
 namespace {
-
-struct PortableRounder {
-  static void Round(const float* x, int64_t n, uint16_t* bf16) {
-    for (int64_t i = 0; i < n; ++i) bf16[i] = F32ToBf16(x[i]);
-  }
-};
 
 // One item of work; a block is usually several of these.
 constexpr int64_t kCopyBytes = int64_t{1} << 16;
 
 }  // namespace
-
-void WriteKvPortable(const OpContext& context, const WriteKvArgs& args) {
-  WriteKvRows<PortableRounder>(context, args);
-}
 
 void CopyBlocksPortable(const OpContext& context, const CopyBlocksArgs& args) {
   const int64_t bytes = args.block_stride_bytes;

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "kernels/cpu/work_split.h"
 #include "kernels/kv_copy.h"
 
 // Where one row of one head goes in a block, for every level. Rounder supplies
@@ -70,22 +69,6 @@ void WriteKvRow(const WriteKvArgs& args, int64_t t) {
       }
     }
   }
-}
-
-template <typename Rounder>
-void WriteKvRows(const OpContext& context, const WriteKvArgs& args) {
-  const KvView& kv = args.kv;
-  const int64_t width = kv.kv_heads * kv.head_dim;
-  const int64_t rows = static_cast<int64_t>(args.slots.size());
-  SLUICE_CHECK(args.k.rows == rows && args.v.rows == rows);
-  SLUICE_CHECK(rows == 0 || (args.k.cols == width && args.v.cols == width));
-  SLUICE_CHECK(kv.head_dim <= kMaxHeadDim);
-  SLUICE_CHECK(kv.order == KvOrder::kCanonical ||
-               (kv.dtype == KvDtype::kBF16 && kv.block_tokens % 16 == 0 &&
-                kv.head_dim % 2 == 0));
-  SplitRows(context, rows, 2 * width, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) WriteKvRow<Rounder>(args, t);
-  });
 }
 
 }  // namespace sluice::kernels

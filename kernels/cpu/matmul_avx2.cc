@@ -317,9 +317,10 @@ constexpr TileSet kQ4_1 = Int8Tiles<PackedQ4_1>();
 constexpr TileSet kQ5_0 = Int8Tiles<PackedQ5_0>();
 constexpr TileSet kQ5_1 = Int8Tiles<PackedQ5_1>();
 
-constexpr MatmulTiles kTiles = {{&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1,
-                                 &kQ5_0, &kQ5_1, &kKTilesAvx2[0],
-                                 &kKTilesAvx2[1], &kKTilesAvx2[2]}};
+constexpr MatmulTiles kTiles = {
+    {&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1, &kQ5_0, &kQ5_1,
+     &kKTilesAvx2[0], &kKTilesAvx2[1], &kKTilesAvx2[2]},
+    &kPackAvx2};
 
 }  // namespace
 

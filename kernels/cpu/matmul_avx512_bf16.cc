@@ -91,7 +91,8 @@ constexpr TileSet kBf16 = {
 void MatmulAvx512Bf16(const OpContext& context, const MatmulArgs& args) {
   if (args.w.format != WeightFormat::kBF16) return MatmulAvx512(context, args);
   constexpr MatmulTiles kTiles = {
-      {nullptr, nullptr, &kBf16}};  // by format: F32, F16, BF16
+      {nullptr, nullptr, &kBf16},  // by format: F32, F16, BF16
+      &kPackAvx512};
   RunMatmul(context, args, kTiles);
 }
 

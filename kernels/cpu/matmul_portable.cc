@@ -112,9 +112,10 @@ constexpr TileSet kQ4_1 = OneTile(Int8Tile<PackedQ4_1>);
 constexpr TileSet kQ5_0 = OneTile(Int8Tile<PackedQ5_0>);
 constexpr TileSet kQ5_1 = OneTile(Int8Tile<PackedQ5_1>);
 
-constexpr MatmulTiles kTiles = {{&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1,
-                                 &kQ5_0, &kQ5_1, &kKTilesPortable[0],
-                                 &kKTilesPortable[1], &kKTilesPortable[2]}};
+constexpr MatmulTiles kTiles = {
+    {&kF32, &kF16, &kBf16, &kQ8_0, &kQ4_0, &kQ4_1, &kQ5_0, &kQ5_1,
+     &kKTilesPortable[0], &kKTilesPortable[1], &kKTilesPortable[2]},
+    &kPackPortable};
 
 }  // namespace
 

@@ -1,6 +1,8 @@
 #include "kernels/cpu/matmul_tiles.h"
 
 #include <algorithm>
+#include <atomic>
+#include <optional>
 
 #include "base/check.h"
 #include "kernels/cpu/thread_pool.h"
@@ -15,6 +17,10 @@ constexpr int64_t kRowRangeBytes = 512 << 10;
 // Panels that every row of a range meets before the next ones are read; more
 // of them share each broadcast of an activation when rows are few.
 constexpr int64_t kFewRows = 2;
+
+// Shares of whole groups of packed_y differ by one group at most; with this
+// many groups a thread that is little, with fewer y is packed afterwards.
+constexpr int64_t kEnoughUnits = 8;
 
 struct Split {
   int panel_parts = 1;
@@ -37,29 +43,71 @@ Split SplitThreads(int64_t panels, int64_t blocks, int threads) {
   return best;
 }
 
-// Rows `row` .. of a tile moved out of its buffer: + bias, + y.
+// One product of a call, and how it is walked.
+struct Walk {
+  const MatmulArgs& args;
+  const MatmulPart& part;
+  const TileSet& set;
+  const PackFns& pack;
+  int64_t panel_bytes = 0;
+  int64_t unit_panels = 1;  // a thread's share is whole units
+  bool pack_units = false;  // packed_y is filled unit by unit
+};
+
+// Rows `row` .. of a tile moved out of its buffer.
 struct Store {
-  const float* tile = nullptr;
+  float* tile = nullptr;
   int64_t tile_stride = 0;
   int64_t row = 0;
   int64_t rows = 0;
-  int64_t column = 0;
+  int64_t panel = 0;
+  int64_t panels = 1;
+  int64_t up_at = kPanelColumns;  // from a gate column to its up column
 };
 
-void StoreTile(const MatmulArgs& args, const Store& store) {
-  const int64_t columns = std::min(store.tile_stride, args.w.n - store.column);
+// + bias, + y.
+void StoreTile(const Walk& walk, const Store& store) {
+  const MatmulPart& part = walk.part;
+  const int64_t column = store.panel * kPanelColumns;
+  const int64_t columns =
+      std::min(store.panels * kPanelColumns, part.w.n - column);
+  const bool accumulate = walk.args.accumulate;
   for (int64_t r = 0; r < store.rows; ++r) {
     const float* in = store.tile + r * store.tile_stride;
-    float* y = args.y.Row(store.row + r) + store.column;
-    if (args.bias == nullptr && !args.accumulate) {
+    float* y = part.y.Row(store.row + r) + column;
+    if (part.bias == nullptr && !accumulate) {
       for (int64_t c = 0; c < columns; ++c) y[c] = in[c];
       continue;
     }
+    if (part.bias == nullptr) {
+      for (int64_t c = 0; c < columns; ++c) y[c] = y[c] + in[c];
+      continue;
+    }
     for (int64_t c = 0; c < columns; ++c) {
-      float value = in[c];
-      if (args.bias != nullptr) value = value + args.bias[store.column + c];
-      if (args.accumulate) value = y[c] + value;
-      y[c] = value;
+      const float value = in[c] + part.bias[column + c];
+      y[c] = accumulate ? y[c] + value : value;
+    }
+  }
+}
+
+// silu(gate) * up of pairs of panels.
+void StoreSiluMul(const Walk& walk, const Store& store) {
+  const float* bias = walk.part.bias;
+  for (int64_t r = 0; r < store.rows; ++r) {
+    float* y = walk.part.y.Row(store.row + r) + store.panel * kPanelColumns / 2;
+    for (int64_t pair = 0; pair * 2 < store.panels; ++pair) {
+      float* gate =
+          store.tile + r * store.tile_stride + pair * 2 * kPanelColumns;
+      float* up = gate + store.up_at;
+      if (bias != nullptr) {
+        const float* b = bias + (store.panel + 2 * pair) * kPanelColumns;
+        for (int64_t c = 0; c < kPanelColumns; ++c) {
+          gate[c] = gate[c] + b[c];
+          up[c] = up[c] + b[kPanelColumns + c];
+        }
+      }
+      walk.pack.math->silu_mul(gate, up, kPanelColumns,
+                               y + pair * kPanelColumns);
     }
   }
 }
@@ -82,46 +130,54 @@ ActivationBlock From(ActivationBlock block, int64_t row) {
   return block;
 }
 
-struct Walk {
-  const MatmulArgs& args;
-  const TileSet& set;
-  int64_t panel_bytes = 0;
-};
-
 // `rows` rows of `block` from its row `row`, by `panels` panels from `panel`.
 void RunRows(const Walk& walk, int64_t block, WorkRange rows,
              WorkRange panels) {
   alignas(64) float out[kMaxTileRows * kMaxTilePanels * kPanelColumns];
   const int64_t height = rows.end - rows.begin;
-  int64_t p = panels.begin;
-  while (p < panels.end) {
-    const TileFn* fns = walk.set.tile[height - 1];
+  const ActivationBlock base = BlockAt(walk.args.a, block);
+  const TileFn* fns = walk.set.tile[height - 1];
+  const bool silu_mul = walk.args.silu_mul;
+  TileArgs tile = {.panel_bytes = walk.panel_bytes,
+                   .groups = NumGroups(walk.part.w.k),
+                   .rows = From(base, rows.begin),
+                   .out = out};
+  for (int64_t p = panels.begin; p < panels.end;) {
     int i = 2;
     while (fns[i] == nullptr || (1 << i) > panels.end - p) --i;
-    const ActivationBlock base = BlockAt(walk.args.a, block);
-    fns[i]({.panel = walk.args.w.bytes + p * walk.panel_bytes,
-            .panel_bytes = walk.panel_bytes,
-            .groups = NumGroups(walk.args.w.k),
-            .rows = From(base, rows.begin),
-            .out = out});
-    StoreTile(walk.args, {.tile = out,
-                          .tile_stride = kPanelColumns << i,
-                          .row = block * kBlockRows + rows.begin,
-                          .rows = height,
-                          .column = p * kPanelColumns});
-    p += 1 << i;
+    tile.panel = walk.part.w.bytes + p * walk.panel_bytes;
+    tile.out = out;
+    fns[i](tile);
+    Store store = {.tile = out,
+                   .tile_stride = kPanelColumns << i,
+                   .row = block * kBlockRows + rows.begin,
+                   .rows = height,
+                   .panel = p,
+                   .panels = 1 << i};
+    if (!silu_mul) {
+      StoreTile(walk, store);
+    } else {
+      if (i == 0) {  // the up panel apart
+        store.up_at = height * kPanelColumns;
+        store.panels = 2;
+        tile.panel += walk.panel_bytes;
+        tile.out = out + store.up_at;
+        fns[i](tile);
+      }
+      StoreSiluMul(walk, store);
+    }
+    p += store.panels;
   }
 }
 
 // All rows of blocks [blocks.begin, blocks.end) by all panels of the range.
 void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
-  const int64_t step =
-      walk.args.a.rows <= kFewRows ? kMaxTilePanels : kMaxTilePanels / 2;
+  const int64_t rows = walk.args.a.rows;
+  const int64_t step = rows <= kFewRows ? kMaxTilePanels : kMaxTilePanels / 2;
   for (int64_t p = panels.begin; p < panels.end; p += step) {
     const WorkRange few = {p, std::min(panels.end, p + step)};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      const int64_t height =
-          std::min(kBlockRows, walk.args.a.rows - b * kBlockRows);
+      const int64_t height = std::min(kBlockRows, rows - b * kBlockRows);
       // Nearly equal heights: a last tile of one row would waste the loads.
       const int tiles = static_cast<int>((height + walk.set.max_rows - 1) /
                                          walk.set.max_rows);
@@ -132,35 +188,133 @@ void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
   }
 }
 
+// The same, and each unit packed as soon as it is whole, still in the cache.
+void RunUnits(const Walk& walk, WorkRange blocks, WorkRange panels) {
+  if (!walk.pack_units) return RunBlocks(walk, blocks, panels);
+  const int64_t panel_columns = kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  for (int64_t p = panels.begin; p < panels.end; p += walk.unit_panels) {
+    const int64_t end = std::min(panels.end, p + walk.unit_panels);
+    RunBlocks(walk, blocks, {p, end});
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      PackColumns({.y = walk.part.y,
+                   .out = *walk.args.packed_y,
+                   .block = b,
+                   .begin = p * panel_columns,
+                   .end = std::min(end * panel_columns, walk.part.y.cols)},
+                  walk.pack);
+    }
+  }
+}
+
+// A thread's share of one product.
+void RunShare(const Walk& walk, int thread, int threads) {
+  const Activations& a = walk.args.a;
+  const int64_t blocks = (a.rows + kBlockRows - 1) / kBlockRows;
+  const int64_t panels = NumPanels(walk.part.w.n);
+  const int64_t units = (panels + walk.unit_panels - 1) / walk.unit_panels;
+  const Split split = SplitThreads(units, blocks, threads);
+  const int panel_part = thread % split.panel_parts;
+  const int row_part = thread / split.panel_parts;
+  if (row_part >= split.row_parts) return;
+  const int64_t block_bytes = ActivationBytes(a.kind, kBlockRows, a.k);
+  const int64_t range_blocks =
+      std::max<int64_t>(1, kRowRangeBytes / std::max<int64_t>(1, block_bytes));
+  const WorkRange mine =
+      PartOf(panels, walk.unit_panels, panel_part, split.panel_parts);
+  const WorkRange rows = PartOf(blocks, 1, row_part, split.row_parts);
+  for (int64_t b = rows.begin; b < rows.end; b += range_blocks) {
+    RunUnits(walk, {b, std::min(rows.end, b + range_blocks)}, mine);
+  }
+}
+
+// The pieces of a RowPacker inside a Run(): each thread takes what is left and
+// then waits for what the others still have in hand.
+class SharedPacking {
+ public:
+  explicit SharedPacking(const RowPacker* packer)
+      : packer_(packer),
+        left_(packer == nullptr ? 0 : static_cast<uint32_t>(packer->pieces())) {
+  }
+
+  void Join() {
+    if (packer_ == nullptr) return;
+    while (true) {
+      const int64_t piece = next_.fetch_add(1, std::memory_order_relaxed);
+      if (piece >= packer_->pieces()) break;
+      packer_->Pack(piece);
+      if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        left_.notify_all();
+      }
+    }
+    WaitUntilZero(left_);
+  }
+
+ private:
+  const RowPacker* const packer_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<uint32_t> left_;
+};
+
+Walk WalkOf(const MatmulArgs& args, const MatmulPart& part,
+            const MatmulTiles& tiles, int threads) {
+  const PackedMatrix& w = part.w;
+  SLUICE_CHECK(args.a.kind == ActivationKindFor(w.format));
+  SLUICE_CHECK(args.a.k == w.k && part.y.rows == args.a.rows);
+  SLUICE_CHECK(part.y.cols * (args.silu_mul ? 2 : 1) == w.n);
+  int64_t unit = args.silu_mul ? 2 : 1;
+  bool pack_units = false;
+  if (args.packed_y != nullptr) {
+    const Activations& out = *args.packed_y;
+    SLUICE_CHECK(out.rows == args.a.rows && out.k == part.y.cols);
+    const int64_t units = out.k / ScaledElements(out.kind);
+    pack_units = units % threads == 0 || units >= kEnoughUnits * threads;
+    if (pack_units) unit *= ScaledElements(out.kind) / kPanelColumns;
+  }
+  return {.args = args,
+          .part = part,
+          .set = *tiles.sets[static_cast<int>(w.format)],
+          .pack = *tiles.pack,
+          .panel_bytes = NumGroups(w.k) * PackedGroupBytes(w.format),
+          .unit_panels = unit,
+          .pack_units = pack_units};
+}
+
 }  // namespace
 
 void RunMatmul(const OpContext& context, const MatmulArgs& args,
                const MatmulTiles& tiles) {
-  SLUICE_CHECK(args.a.kind == ActivationKindFor(args.w.format));
-  SLUICE_CHECK(args.a.k == args.w.k && args.y.rows == args.a.rows &&
-               args.y.cols == args.w.n);
-  if (args.a.rows == 0 || args.w.n == 0) return;
-  const int64_t panels = NumPanels(args.w.n);
-  const int64_t blocks = (args.a.rows + kBlockRows - 1) / kBlockRows;
-  const Walk walk = {
-      .args = args,
-      .set = *tiles.sets[static_cast<int>(args.w.format)],
-      .panel_bytes = NumGroups(args.w.k) * PackedGroupBytes(args.w.format)};
-  const int64_t block_bytes =
-      ActivationBytes(args.a.kind, kBlockRows, args.a.k);
-  const int64_t range_blocks =
-      std::max<int64_t>(1, kRowRangeBytes / std::max<int64_t>(1, block_bytes));
-  const Split split = SplitThreads(panels, blocks, context.pool->num_threads());
+  SLUICE_CHECK(!(args.silu_mul || args.packed_y != nullptr) ||
+               (!args.accumulate && args.more.empty()));
+  SLUICE_CHECK(!args.silu_mul || args.w.n % (2 * kPanelColumns) == 0);
+  const int threads = context.pool->num_threads();
+  const MatmulPart first = {.w = args.w, .bias = args.bias, .y = args.y};
+  const Walk walk = WalkOf(args, first, tiles, threads);
+  for (const MatmulPart& part : args.more) WalkOf(args, part, tiles, threads);
+  if (args.a.rows == 0) return;
+  std::optional<RowPacker> packer;
+  if (args.pack != nullptr) {
+    SLUICE_CHECK(args.pack->out.bytes == args.a.bytes);
+    packer.emplace(*args.pack, *tiles.pack);
+    if (packer->small()) {
+      packer->PackAll();
+      packer.reset();
+    }
+  }
+  SharedPacking packing(packer.has_value() ? &*packer : nullptr);
   context.pool->Run([&](int thread) {
-    const int panel_part = thread % split.panel_parts;
-    const int row_part = thread / split.panel_parts;
-    if (row_part >= split.row_parts) return;
-    const WorkRange mine = PartOf(panels, 1, panel_part, split.panel_parts);
-    const WorkRange rows = PartOf(blocks, 1, row_part, split.row_parts);
-    for (int64_t b = rows.begin; b < rows.end; b += range_blocks) {
-      RunBlocks(walk, {b, std::min(rows.end, b + range_blocks)}, mine);
+    packing.Join();
+    RunShare(walk, thread, threads);
+    for (const MatmulPart& part : args.more) {
+      RunShare(WalkOf(args, part, tiles, threads), thread, threads);
     }
   });
+  if (args.packed_y != nullptr && !walk.pack_units) {
+    RunPackActivations(
+        context,
+        {.x = {args.y.data, args.y.rows, args.y.cols, args.y.stride},
+         .out = *args.packed_y},
+        *tiles.pack);
+  }
 }
 
 }  // namespace sluice::kernels

@@ -31,9 +31,11 @@ struct TileSet {
   TileFn tile[kMaxTileRows][3] = {};
 };
 
-// One per WeightFormat, in its order.
+// Of one level: tiles, one set per WeightFormat in its order, and what it does
+// with rows before and after.
 struct MatmulTiles {
   const TileSet* sets[kNumWeightFormats];
+  const PackFns* pack;
 };
 
 // Of Q4_K, Q5_K and Q6_K, which have files of their own.

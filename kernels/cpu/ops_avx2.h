@@ -1,13 +1,13 @@
 #ifndef KERNELS_CPU_OPS_AVX2_H_
 #define KERNELS_CPU_OPS_AVX2_H_
 
+#include "kernels/append_kv.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/kv_copy.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
 #include "kernels/sample.h"
 #include "kernels/tensor_view.h"
 
@@ -20,8 +20,7 @@ void RmsNormAvx2(const OpContext& context, const RmsNormArgs& args);
 void PackActivationsAvx2(const OpContext& context,
                          const PackActivationsArgs& args);
 void MatmulAvx2(const OpContext& context, const MatmulArgs& args);
-void RopeAvx2(const OpContext& context, const RopeArgs& args);
-void WriteKvAvx2(const OpContext& context, const WriteKvArgs& args);
+void AppendKvAvx2(const OpContext& context, const AppendKvArgs& args);
 void CopyBlocksAvx2(const OpContext& context, const CopyBlocksArgs& args);
 void AttentionAvx2(const OpContext& context, const AttentionArgs& args);
 void SiluMulAvx2(const OpContext& context, const SiluMulArgs& args);

@@ -1,13 +1,13 @@
 #ifndef KERNELS_CPU_OPS_AVX512_H_
 #define KERNELS_CPU_OPS_AVX512_H_
 
+#include "kernels/append_kv.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/kv_copy.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
 #include "kernels/sample.h"
 #include "kernels/tensor_view.h"
 
@@ -22,8 +22,7 @@ void PackActivationsAvx512(const OpContext& context,
 void MatmulAvx512(const OpContext& context, const MatmulArgs& args);
 // With vdpbf16ps; only where DetectIsa() >= Isa::kAvx512Bf16.
 void MatmulAvx512Bf16(const OpContext& context, const MatmulArgs& args);
-void RopeAvx512(const OpContext& context, const RopeArgs& args);
-void WriteKvAvx512(const OpContext& context, const WriteKvArgs& args);
+void AppendKvAvx512(const OpContext& context, const AppendKvArgs& args);
 void CopyBlocksAvx512(const OpContext& context, const CopyBlocksArgs& args);
 void AttentionAvx512(const OpContext& context, const AttentionArgs& args);
 void SiluMulAvx512(const OpContext& context, const SiluMulArgs& args);

@@ -1,13 +1,13 @@
 #ifndef KERNELS_CPU_OPS_PORTABLE_H_
 #define KERNELS_CPU_OPS_PORTABLE_H_
 
+#include "kernels/append_kv.h"
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"
 #include "kernels/kv_copy.h"
 #include "kernels/matmul.h"
 #include "kernels/rms_norm.h"
-#include "kernels/rope.h"
 #include "kernels/sample.h"
 #include "kernels/tensor_view.h"
 
@@ -21,8 +21,7 @@ void RmsNormPortable(const OpContext& context, const RmsNormArgs& args);
 void PackActivationsPortable(const OpContext& context,
                              const PackActivationsArgs& args);
 void MatmulPortable(const OpContext& context, const MatmulArgs& args);
-void RopePortable(const OpContext& context, const RopeArgs& args);
-void WriteKvPortable(const OpContext& context, const WriteKvArgs& args);
+void AppendKvPortable(const OpContext& context, const AppendKvArgs& args);
 void CopyBlocksPortable(const OpContext& context, const CopyBlocksArgs& args);
 void AttentionPortable(const OpContext& context, const AttentionArgs& args);
 void SiluMulPortable(const OpContext& context, const SiluMulArgs& args);

@@ -161,13 +161,14 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
   PairSums(group, block);
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
-
 }  // namespace
+
+const PackFns kPackAvx2 = {{PackInt8, PackBf16, PackF32, PackInt8Super},
+                           &kRowMathAvx2};
 
 void PackActivationsAvx2(const OpContext& context,
                          const PackActivationsArgs& args) {
-  RunPackActivations(context, args, kFns);
+  RunPackActivations(context, args, kPackAvx2);
 }
 
 }  // namespace sluice::kernels

@@ -112,13 +112,14 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
   PairSums(group, block);
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
-
 }  // namespace
+
+const PackFns kPackAvx512 = {{PackInt8, PackBf16, PackF32, PackInt8Super},
+                             &kRowMathAvx512};
 
 void PackActivationsAvx512(const OpContext& context,
                            const PackActivationsArgs& args) {
-  RunPackActivations(context, args, kFns);
+  RunPackActivations(context, args, kPackAvx512);
 }
 
 }  // namespace sluice::kernels

@@ -96,9 +96,10 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
   PairSums(group, block);
 }
 
-constexpr PackGroupFns kFns = {{PackInt8, PackBf16, PackF32, PackInt8Super}};
-
 }  // namespace
+
+const PackFns kPackPortable = {{PackInt8, PackBf16, PackF32, PackInt8Super},
+                               &kRowMathPortable};
 
 void PairSums(const PackGroup& group, const ActivationBlock& block) {
   for (int64_t j = 0; j < kSubBlocks; ++j) {
@@ -112,12 +113,12 @@ void PairSums(const PackGroup& group, const ActivationBlock& block) {
 
 void PackGroupPortable(ActivationKind kind, const PackGroup& group,
                        const ActivationBlock& block) {
-  kFns.full[static_cast<int>(kind)](group, block);
+  kPackPortable.full[static_cast<int>(kind)](group, block);
 }
 
 void PackActivationsPortable(const OpContext& context,
                              const PackActivationsArgs& args) {
-  RunPackActivations(context, args, kFns);
+  RunPackActivations(context, args, kPackPortable);
 }
 
 }  // namespace sluice::kernels

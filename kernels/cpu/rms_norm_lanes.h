@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "kernels/cpu/row_math.h"
 #include "kernels/cpu/work_split.h"
 #include "kernels/rms_norm.h"
 
@@ -28,28 +29,33 @@ float SquareSumOfBlock(const float* x, int64_t n) {
 }
 
 template <typename Lanes>
-void RmsNormRow(const RmsNormArgs& args, int64_t t) {
-  using F = typename Lanes::F;
-  const float* x = args.x.Row(t);
-  float* y = args.y.Row(t);
-  const int64_t n = args.x.cols;
+float NormFactor(const float* x, int64_t n, float epsilon) {
   double sum = 0;
   for (int64_t d = 0; d < n; d += 128) {
     sum = sum + static_cast<double>(SquareSumOfBlock<Lanes>(
                     x + d, std::min<int64_t>(128, n - d)));
   }
   const float mean = static_cast<float>(sum / static_cast<double>(n));
-  const __m128 shifted = _mm_set_ss(mean + args.epsilon);
-  const F r = Lanes::Set(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(shifted)));
+  const __m128 shifted = _mm_set_ss(mean + epsilon);
+  return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(shifted));
+}
+
+template <typename Lanes>
+void ScaleRow(const ScaleArgs& args) {
+  using F = typename Lanes::F;
+  const float* x = args.x;
+  const F r = Lanes::Set(args.r);
   int64_t d = 0;
-  for (; d + 16 <= n; d += 16) {
-    Lanes::Store(y + d, Lanes::Mul(Lanes::Mul(Lanes::Load(x + d), r),
-                                   Lanes::Load(args.weight + d)));
+  for (; d + 16 <= args.n; d += 16) {
+    Lanes::Store(args.y + d, Lanes::Mul(Lanes::Mul(Lanes::Load(x + d), r),
+                                        Lanes::Load(args.weight + d)));
   }
-  if (d < n) {
-    const F v = Lanes::Mul(Lanes::LoadFirst(x + d, n - d), r);
-    Lanes::StoreFirst(
-        y + d, Lanes::Mul(v, Lanes::LoadFirst(args.weight + d, n - d)), n - d);
+  if (d < args.n) {
+    const int64_t left = args.n - d;
+    const F v = Lanes::Mul(Lanes::LoadFirst(x + d, left), r);
+    Lanes::StoreFirst(args.y + d,
+                      Lanes::Mul(v, Lanes::LoadFirst(args.weight + d, left)),
+                      left);
   }
 }
 
@@ -58,7 +64,15 @@ void RmsNormWithLanes(const OpContext& context, const RmsNormArgs& args) {
   SLUICE_CHECK(args.x.rows == args.y.rows && args.x.cols == args.y.cols);
   SLUICE_CHECK(args.x.rows == 0 || args.x.cols > 0);
   SplitRows(context, args.x.rows, args.x.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) RmsNormRow<Lanes>(args, t);
+    for (int64_t t = begin; t < end; ++t) {
+      const float* x = args.x.Row(t);
+      const float r = NormFactor<Lanes>(x, args.x.cols, args.epsilon);
+      ScaleRow<Lanes>({.x = x,
+                       .weight = args.weight,
+                       .r = r,
+                       .n = args.x.cols,
+                       .y = args.y.Row(t)});
+    }
   });
 }
 

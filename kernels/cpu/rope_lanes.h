@@ -1,8 +1,6 @@
 #ifndef KERNELS_CPU_ROPE_LANES_H_
 #define KERNELS_CPU_ROPE_LANES_H_
 
-#include "base/check.h"
-#include "kernels/cpu/work_split.h"
 #include "kernels/rope.h"
 
 // RoPE over 16 lanes.
@@ -52,28 +50,20 @@ void RotateInterleaved(const float* cosine, const float* sine, int64_t half,
   }
 }
 
+// Every head of row `t`.
 template <typename Lanes>
-void RopeWithLanes(const OpContext& context, const RopeArgs& args) {
-  SLUICE_CHECK(args.x.rows == static_cast<int64_t>(args.positions.size()));
-  SLUICE_CHECK(args.x.cols == args.heads * args.head_dim);
-  SLUICE_CHECK(args.table.rot % 2 == 0 && args.table.rot <= args.head_dim);
+void RotateRow(const RopeArgs& args, int64_t t) {
   const int64_t half = args.table.rot / 2;
-  SplitRows(context, args.x.rows, args.x.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t position = args.positions[t];
-      SLUICE_CHECK(position >= 0 && position < args.table.positions);
-      const float* cosine = args.table.cos + position * half;
-      const float* sine = args.table.sin + position * half;
-      for (int64_t h = 0; h < args.heads; ++h) {
-        float* x = args.x.Row(t) + h * args.head_dim;
-        if (args.pairs == RopePairs::kHalf) {
-          RotateHalves<Lanes>(cosine, sine, half, x);
-        } else {
-          RotateInterleaved<Lanes>(cosine, sine, half, x);
-        }
-      }
+  const float* cosine = args.table.cos + args.positions[t] * half;
+  const float* sine = args.table.sin + args.positions[t] * half;
+  for (int64_t h = 0; h < args.heads; ++h) {
+    float* x = args.x.Row(t) + h * args.head_dim;
+    if (args.pairs == RopePairs::kHalf) {
+      RotateHalves<Lanes>(cosine, sine, half, x);
+    } else {
+      RotateInterleaved<Lanes>(cosine, sine, half, x);
     }
-  });
+  }
 }
 
 }  // namespace sluice::kernels

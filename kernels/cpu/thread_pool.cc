@@ -137,6 +137,7 @@ struct ThreadPool::State {
   std::atomic<bool> stop{false};
   uint32_t num_indices = 1;  // fixed before the first worker starts
   std::vector<std::thread> workers;
+  int64_t num_runs = 0;  // the caller's
 
   // Runs indices of generation `wanted` until none is left to take. An index
   // is not bound to a thread: while another process holds a worker's core, the
@@ -190,7 +191,10 @@ int ThreadPool::num_threads() const {
   return static_cast<int>(state_->num_indices);
 }
 
+int64_t ThreadPool::num_runs() const { return state_->num_runs; }
+
 void ThreadPool::Run(absl::FunctionRef<void(int thread)> work) {
+  ++state_->num_runs;
   const uint32_t caller_mxcsr = _mm_getcsr();
   _mm_setcsr(kComputeMxcsr);
   const uint32_t others = state_->num_indices - 1;
@@ -201,17 +205,23 @@ void ThreadPool::Run(absl::FunctionRef<void(int thread)> work) {
     state_->pending.store(others, std::memory_order_relaxed);
     state_->ticket.store(static_cast<uint64_t>(generation) << 32 | 1,
                          std::memory_order_release);
-    state_->generation.store(generation, std::memory_order_release);
+    // Sequentially consistent, so that notify_all() below cannot look for
+    // sleepers before a thread about to sleep can see the new generation.
+    state_->generation.store(generation, std::memory_order_seq_cst);
     state_->generation.notify_all();
   }
   work(0);
   CheckMxcsr();
   if (others > 0) {
     state_->TakeIndices(generation);
-    uint32_t left = state_->pending.load(std::memory_order_acquire);
-    while (left != 0) left = WaitWhileEqual(state_->pending, left);
+    WaitUntilZero(state_->pending);
   }
   _mm_setcsr(caller_mxcsr);
+}
+
+void WaitUntilZero(const std::atomic<uint32_t>& left) {
+  uint32_t now = left.load(std::memory_order_acquire);
+  while (now != 0) now = WaitWhileEqual(left, now);
 }
 
 WorkRange PartOf(int64_t n, int64_t unit, int index, int parts) {

@@ -1,6 +1,7 @@
 #ifndef KERNELS_CPU_THREAD_POOL_H_
 #define KERNELS_CPU_THREAD_POOL_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -29,10 +30,17 @@ class ThreadPool {
   // system: one that runs may take over what another has not begun.
   void Run(absl::FunctionRef<void(int thread)> work);
 
+  // How often Run() was called: how often the threads met. For its caller.
+  int64_t num_runs() const;
+
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Waits inside Run() until other threads have counted `left` down to 0; who
+// does that calls left.notify_all(). Spins, yields and sleeps as Run() does.
+void WaitUntilZero(const std::atomic<uint32_t>& left);
 
 // [begin, end) of part `index` of `parts` equal parts of n, in units of `unit`.
 struct WorkRange {

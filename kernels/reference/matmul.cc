@@ -42,4 +42,33 @@ void MatmulF64(const MatmulF64Args& args) {
   }
 }
 
+void GatedMatmulF64(const GatedMatmulF64Args& args) {
+  const int64_t n = args.w.n;
+  std::vector<double> product(static_cast<size_t>(args.a.rows * n));
+  std::vector<double> absolute(product.size());
+  MatmulF64({.a = args.a,
+             .w = args.w,
+             .y = product.data(),
+             .absolute = absolute.data()});
+  for (int64_t r = 0; r < args.a.rows; ++r) {
+    for (int64_t c = 0; c < n / 2; ++c) {
+      const int64_t gate_column =
+          c / kPanelColumns * 2 * kPanelColumns + c % kPanelColumns;
+      const int64_t up_column = gate_column + kPanelColumns;
+      const bool biased = args.bias != nullptr;
+      const double gate =
+          product[r * n + gate_column] + (biased ? args.bias[gate_column] : 0);
+      const double up =
+          product[r * n + up_column] + (biased ? args.bias[up_column] : 0);
+      const double silu = gate / (1 + std::exp(-gate));
+      args.y[r * n / 2 + c] = silu * up;
+      // The slope of SiLU is at most 1.1.
+      args.bound[r * n / 2 + c] =
+          1.1e-5 * absolute[r * n + gate_column] * std::fabs(up) +
+          1e-5 * absolute[r * n + up_column] * std::fabs(silu) +
+          1e-6 * std::fabs(silu * up) + 1e-9;
+    }
+  }
+}
+
 }  // namespace sluice::kernels

@@ -18,6 +18,19 @@ struct MatmulF64Args {
 };
 void MatmulF64(const MatmulF64Args& args);
 
+// silu(gate) * up of a product whose w has panels of the two in turn.
+//
+//   y      [a.rows, w.n / 2]
+//   bound  [a.rows, w.n / 2] of the error of an f32 result
+struct GatedMatmulF64Args {
+  Activations a;
+  PackedMatrix w;
+  const float* bias = nullptr;  // [w.n] or null
+  double* y = nullptr;
+  double* bound = nullptr;
+};
+void GatedMatmulF64(const GatedMatmulF64Args& args);
+
 // Element k of row `row` of `a`, widened.
 double ActivationAt(const Activations& a, int64_t row, int64_t k);
 

@@ -64,10 +64,11 @@ TEST(WriteKv, TouchesOnlyItsSlotsAndRoundsToTheCache) {
           MakeWrite(shape, rows, cache.view().num_blocks * shape.block_tokens);
       const std::vector<uint8_t> before(
           cache.pool().data(), cache.pool().data() + cache.pool().size());
-      ops->write_kv({&pool}, {.k = {write.k.data(), rows, cols, cols},
-                              .v = {write.v.data(), rows, cols, cols},
-                              .slots = write.slots,
-                              .kv = cache.view()});
+      ops->append_kv({&pool},
+                     {.write = {.k = {write.k.data(), rows, cols, cols},
+                                .v = {write.v.data(), rows, cols, cols},
+                                .slots = write.slots,
+                                .kv = cache.view()}});
       const int64_t element = shape.dtype == KvDtype::kF32 ? 4 : 2;
       int64_t written = 0;
       for (int64_t t = 0; t < rows; ++t) {
@@ -110,10 +111,10 @@ TEST(WriteKv, UnwrittenPlacesKeepTheirBytes) {
   for (const OpTable* ops : Levels()) {
     PagedCache cache(shape, 1, 64, 1);
     const int64_t slot = 2 * shape.block_tokens + 5;
-    ops->write_kv({&pool}, {.k = {row.data(), 1, cols, cols},
-                            .v = {row.data(), 1, cols, cols},
-                            .slots = {&slot, 1},
-                            .kv = cache.view()});
+    ops->append_kv({&pool}, {.write = {.k = {row.data(), 1, cols, cols},
+                                       .v = {row.data(), 1, cols, cols},
+                                       .slots = {&slot, 1},
+                                       .kv = cache.view()}});
     int64_t ones = 0;
     int64_t canaries = 0;
     for (int64_t block = 0; block < cache.view().num_blocks; ++block) {

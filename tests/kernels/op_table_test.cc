@@ -22,8 +22,7 @@ TEST(OpTable, EveryLevelUpToTheDetectedIsComplete) {
     EXPECT_NE(ops.rms_norm, nullptr);
     EXPECT_NE(ops.pack_activations, nullptr);
     EXPECT_NE(ops.matmul, nullptr);
-    EXPECT_NE(ops.rope, nullptr);
-    EXPECT_NE(ops.write_kv, nullptr);
+    EXPECT_NE(ops.append_kv, nullptr);
     EXPECT_NE(ops.copy_blocks, nullptr);
     EXPECT_NE(ops.attention, nullptr);
     EXPECT_NE(ops.silu_mul, nullptr);

@@ -102,11 +102,12 @@ class PagedCache {
     const int64_t cols = shape_.kv_heads * shape_.head_dim;
     std::vector<int64_t> slots;
     for (int64_t p = begin; p < end; ++p) slots.push_back(Slot(sequence, p));
-    ops.write_kv(context,
-                 {.k = {rows.k.data() + begin * cols, end - begin, cols, cols},
-                  .v = {rows.v.data() + begin * cols, end - begin, cols, cols},
-                  .slots = slots,
-                  .kv = view_});
+    ops.append_kv(
+        context,
+        {.write = {.k = {rows.k.data() + begin * cols, end - begin, cols, cols},
+                   .v = {rows.v.data() + begin * cols, end - begin, cols, cols},
+                   .slots = slots,
+                   .kv = view_}});
   }
 
  private:

@@ -56,18 +56,34 @@ const Sabotage kSabotages[] = {
          if (a.a.rows == 5) FlipLowestBit(a.y.Row(4) + 100);
        };
      }},
+    {"norm_pack",
+     [](OpTable& table) {
+       table.pack_activations = [](const OpContext& c,
+                                   const PackActivationsArgs& a) {
+         Portable().pack_activations(c, a);
+         if (a.norm_weight != nullptr) a.out.bytes[3] ^= 1;
+       };
+     }},
+    {"gated_matmul",
+     [](OpTable& table) {
+       table.matmul = [](const OpContext& c, const MatmulArgs& a) {
+         Portable().matmul(c, a);
+         if (a.silu_mul) FlipLowestBit(a.y.Row(a.y.rows - 1) + 33);
+       };
+     }},
     {"rope",
      [](OpTable& table) {
-       table.rope = [](const OpContext& c, const RopeArgs& a) {
-         Portable().rope(c, a);
-         FlipLowestBit(a.x.Row(3) + 1);
+       table.append_kv = [](const OpContext& c, const AppendKvArgs& a) {
+         Portable().append_kv(c, a);
+         if (a.rope.x.rows > 0) FlipLowestBit(a.rope.x.Row(3) + 1);
        };
      }},
     {"write_kv",
      [](OpTable& table) {
-       table.write_kv = [](const OpContext& c, const WriteKvArgs& a) {
-         Portable().write_kv(c, a);
-         a.kv.base[a.kv.block_stride_bytes] ^= 1;
+       table.append_kv = [](const OpContext& c, const AppendKvArgs& a) {
+         Portable().append_kv(c, a);
+         if (a.write.slots.empty()) return;
+         a.write.kv.base[a.write.kv.block_stride_bytes] ^= 1;
        };
      }},
     {"copy_blocks",
@@ -114,10 +130,9 @@ const Sabotage kSabotages[] = {
 bool SameOps(const OpTable& a, const OpTable& b) {
   return a.embedding == b.embedding && a.rms_norm == b.rms_norm &&
          a.pack_activations == b.pack_activations && a.matmul == b.matmul &&
-         a.rope == b.rope && a.write_kv == b.write_kv &&
-         a.copy_blocks == b.copy_blocks && a.attention == b.attention &&
-         a.silu_mul == b.silu_mul && a.add == b.add && a.sample == b.sample &&
-         a.logprobs == b.logprobs;
+         a.append_kv == b.append_kv && a.copy_blocks == b.copy_blocks &&
+         a.attention == b.attention && a.silu_mul == b.silu_mul &&
+         a.add == b.add && a.sample == b.sample && a.logprobs == b.logprobs;
 }
 
 TEST(Probe, EveryLevelPassesWithOneId) {

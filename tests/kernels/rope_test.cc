@@ -27,12 +27,12 @@ TEST(Rope, WorkedExample) {
   for (const OpTable* ops : Levels()) {
     for (const RopePairs pairs : {kInterleaved, kHalf}) {
       float x[] = {1, 2, 3, 4};
-      ops->rope({&pool}, {.x = {x, 1, 4, 4},
-                          .heads = 1,
-                          .head_dim = 4,
-                          .positions = {&position, 1},
-                          .table = table.view(),
-                          .pairs = pairs});
+      ops->append_kv({&pool}, {.rope = {.x = {x, 1, 4, 4},
+                                        .heads = 1,
+                                        .head_dim = 4,
+                                        .positions = {&position, 1},
+                                        .table = table.view(),
+                                        .pairs = pairs}});
       for (int i = 0; i < 4; ++i) {
         EXPECT_NEAR(x[i], want[pairs == kHalf][i], 1e-6);
       }
@@ -71,7 +71,7 @@ TEST(Rope, MatchesFloat64AndEveryLevelHasTheSameBits) {
                         .pairs = pairs};
       };
       std::vector<float> y = x;
-      Levels()[0]->rope({&pool}, args(y));
+      Levels()[0]->append_kv({&pool}, {.rope = args(y)});
       std::vector<double> want(x.size());
       RopeF64(args(x), params, want.data());
       for (size_t i = 0; i < want.size(); ++i) {
@@ -81,7 +81,7 @@ TEST(Rope, MatchesFloat64AndEveryLevelHasTheSameBits) {
         for (const int threads : {1, 7}) {
           ThreadPool other(threads);
           std::vector<float> z = x;
-          ops->rope({&other}, args(z));
+          ops->append_kv({&other}, {.rope = args(z)});
           EXPECT_TRUE(SameBytes(z, y)) << ops->name << " " << c.head_dim;
         }
       }
@@ -94,12 +94,13 @@ TEST(RopeDeathTest, PositionPastTheTable) {
   const int64_t position = 4;
   float x[4] = {};
   ThreadPool pool(1);
-  EXPECT_DEATH(Levels().back()->rope({&pool}, {.x = {x, 1, 4, 4},
-                                               .heads = 1,
-                                               .head_dim = 4,
-                                               .positions = {&position, 1},
-                                               .table = table.view()}),
-               "CHECK failed");
+  EXPECT_DEATH(
+      Levels().back()->append_kv({&pool}, {.rope = {.x = {x, 1, 4, 4},
+                                                    .heads = 1,
+                                                    .head_dim = 4,
+                                                    .positions = {&position, 1},
+                                                    .table = table.view()}}),
+      "CHECK failed");
 }
 
 TEST(RopeTable, YarnExample) {

@@ -116,7 +116,7 @@ absl::Status PlanLayer(const LoadWeightsArgs& args, int64_t layer,
   ASSIGN_OR_RETURN(out->mlp_norm,
                    file.WantVector(n.mlp_norm + ".weight", c.hidden));
   ASSIGN_OR_RETURN(out->gate_up,
-                   Linear::Plan(file, s.gate_up, c.hidden, widen));
+                   Linear::PlanPaired(file, s.gate_up, c.hidden, widen));
   ASSIGN_OR_RETURN(out->down, Linear::Plan(file, s.down, c.ffn, widen));
   return absl::OkStatus();
 }

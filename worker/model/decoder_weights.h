@@ -27,7 +27,8 @@ struct DecoderLayerWeights {
   std::vector<float> k_norm;
   Linear output;
   std::vector<float> mlp_norm;  // [hidden]
-  Linear gate_up;               // gate rows, then up rows
+  // Gate and up: kPairedPanels, or gate rows, then up rows.
+  Linear gate_up;
   Linear down;
 };
 

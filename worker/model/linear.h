@@ -2,6 +2,7 @@
 #define WORKER_MODEL_LINEAR_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,15 @@ struct LinearSource {
   int64_t rows = 0;
 };
 
+// How the rows of a Linear's sources become the rows of its packed matrix. Part
+// of the layout of packed weights, as bytes kept on disk are.
+enum class RowOrder : uint8_t {
+  kConcatenated,
+  // Two sources of one format and height: panels of 16 rows of the one and the
+  // other in turn, so that a thread has both of a pair (matmul.h, silu_mul).
+  kPairedPanels,
+};
+
 // y = x W^T (+ bias) where W is the concatenation of stored matrices, kept
 // repacked: neighbours of one format become one product. Immutable once
 // placed; the packed bytes belong to the memory given to Place().
@@ -32,6 +42,14 @@ class Linear {
   static absl::StatusOr<Linear> Plan(const WeightFile& weights,
                                      absl::Span<const LinearSource> sources,
                                      int64_t k, bool widen_to_f32);
+
+  // The same for gate and up: kPairedPanels where their formats and heights
+  // (whole panels) allow it.
+  static absl::StatusOr<Linear> PlanPaired(
+      const WeightFile& weights, absl::Span<const LinearSource> gate_and_up,
+      int64_t k, bool widen_to_f32);
+
+  RowOrder row_order() const { return row_order_; }
 
   int64_t packed_bytes() const;  // what Pack() takes from the cutter
   int64_t stored_bytes() const;  // what it reads
@@ -58,16 +76,31 @@ class Linear {
   // Of a call with that many rows.
   int64_t ScratchBytes(int64_t rows) const;
 
-  // y [rows, n] from x [rows, k]; `accumulate` adds to y. `scratch` has
-  // ScratchBytes(rows), 64-byte aligned.
+  // y [rows, n] from x [rows, k]; `accumulate` adds to y. kPairedPanels give
+  // silu(gate) * up instead, y [rows, n / 2]. All of it is one op (the threads
+  // meet once) unless the parts take x in different forms.
+  //
+  //   scratch      ScratchBytes(rows), 64-byte aligned
+  //   norm_weight  [k] or null: x is RMS-normalised first
+  //   packed_x     x as PackedInput() describes it, instead of x, norm, scratch
+  //   packed_y     kPairedPanels only: y packed besides, or null
   struct Args {
     kernels::MatrixView<const float> x;
     kernels::MatrixView<float> y;
     bool accumulate = false;
     uint8_t* scratch = nullptr;
+    const float* norm_weight = nullptr;
+    float epsilon = 0;
+    const kernels::Activations* packed_x = nullptr;
+    const kernels::Activations* packed_y = nullptr;
   };
   void Apply(const kernels::OpContext& context, const kernels::OpTable& ops,
              const Args& args) const;
+
+  // Where `rows` rows go to be packed_x, in ScratchBytes(rows); none when the
+  // parts take x in different forms.
+  std::optional<kernels::Activations> PackedInput(int64_t rows,
+                                                  uint8_t* bytes) const;
 
   // The one matrix it consists of: only for a Linear of one source.
   const kernels::PackedMatrix& matrix() const;
@@ -81,6 +114,24 @@ class Linear {
     std::vector<float> bias;
   };
 
+  // Stored rows that lie together.
+  struct StoredRun {
+    kernels::StoredRows stored;
+    const MappedFile* file = nullptr;  // null: not of a file
+  };
+
+  // Parts [first, last) take x in one form; the first one's y begins at
+  // `column`.
+  struct Run {
+    size_t first = 0;
+    size_t last = 0;
+    int64_t column = 0;
+  };
+  void Multiply(const kernels::OpContext& context, const kernels::OpTable& ops,
+                const Args& args, const Run& run) const;
+  // The stored rows of `part` in row_order_.
+  absl::StatusOr<std::vector<StoredRun>> PackedOrder(const WeightFile& weights,
+                                                     const Part& part) const;
   absl::Status PackPart(const kernels::OpContext& context,
                         const WeightFile& weights, const Part& part,
                         uint8_t* packed_bytes) const;
@@ -89,6 +140,7 @@ class Linear {
   int64_t k_ = 0;
   int64_t stored_bytes_ = 0;
   bool widen_to_f32_ = false;
+  RowOrder row_order_ = RowOrder::kConcatenated;
   std::vector<Part> parts_;
 };
 

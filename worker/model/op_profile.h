@@ -11,15 +11,13 @@
 namespace sluice::worker {
 
 // The parts of a step whose time is told apart, in the order in which a step
-// comes to them.
+// comes to them. A product's time has that of its norm and packing.
 enum class StepOp : uint8_t {
   kCopyBlocks,
   kEmbedding,
-  kNorm,
   kQkv,
   kHeadNorm,
-  kRope,
-  kWriteKv,
+  kAppendKv,
   kAttention,
   kDigestKv,
   kOutput,

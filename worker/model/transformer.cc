@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -93,19 +94,25 @@ absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
   b->slice_rows_ = std::min(kSliceRows, limits.max_tokens);
   int64_t activation_bytes =
       weights_.output_head().ScratchBytes(limits.max_logit_rows);
+  int64_t gated_bytes = 0;
+  int64_t gate_up_width = c.ffn;
   for (const DecoderLayerWeights& layer : weights_.layers) {
     for (const Linear* linear :
          {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
       activation_bytes =
           std::max(activation_bytes, linear->ScratchBytes(b->slice_rows_));
     }
+    gated_bytes =
+        std::max(gated_bytes, layer.down.ScratchBytes(b->slice_rows_));
+    if (layer.gate_up.row_order() != RowOrder::kPairedPanels) {
+      gate_up_width = 2 * c.ffn;
+    }
   }
   const int64_t floats[] = {
       limits.max_tokens * c.hidden,
       limits.max_tokens * (c.q_width() + 2 * c.kv_width()),
       limits.max_tokens * c.q_width(),
-      b->slice_rows_ * c.hidden,
-      b->slice_rows_ * 2 * c.ffn,
+      b->slice_rows_ * gate_up_width,
       limits.max_logit_rows * c.vocab,
       limits.max_logit_rows * c.hidden};
   const int64_t attention_bytes =
@@ -115,14 +122,16 @@ absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
                                       .head_dim = c.head_dim,
                                       .threads = limits.threads});
   int64_t total = PieceCutter::PieceBytes(activation_bytes) +
+                  PieceCutter::PieceBytes(gated_bytes) +
                   PieceCutter::PieceBytes(attention_bytes);
   for (int64_t count : floats) total += PieceCutter::PieceBytes(count * 4);
   ASSIGN_OR_RETURN(b->memory_, PageMemory::Allocate(total, "activations"));
   PieceCutter cutter(b->memory_);
-  float** targets[] = {&b->residual_, &b->qkv_,    &b->attended_,   &b->normed_,
+  float** targets[] = {&b->residual_, &b->qkv_,    &b->attended_,
                        &b->gate_up_,  &b->logits_, &b->logit_input_};
-  for (int i = 0; i < 7; ++i) *targets[i] = cutter.TakeFloats(floats[i]);
+  for (int i = 0; i < 6; ++i) *targets[i] = cutter.TakeFloats(floats[i]);
   b->activations_ = cutter.Take(activation_bytes);
+  b->gated_ = cutter.Take(gated_bytes);
   b->attention_ = cutter.Take(attention_bytes);
   return b;
 }
@@ -140,18 +149,12 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
   const MatrixView<float> qkv = View(b->qkv_, tokens, width, width);
   for (int64_t r = 0; r < tokens; r += b->slice_rows_) {
     const int64_t end = std::min(tokens, r + b->slice_rows_);
-    const MatrixView<float> normed =
-        View(b->normed_, end - r, c.hidden, c.hidden);
-    ops.rms_norm(context, {.x = Const(Rows(residual, r, end)),
-                           .weight = w.attention_norm.data(),
-                           .y = normed,
-                           .epsilon = c.norm_epsilon});
-    lap.Done(StepOp::kNorm);
     w.qkv.Apply(context, ops,
-                {.x = Const(normed),
+                {.x = Const(Rows(residual, r, end)),
                  .y = Rows(qkv, r, end),
-                 .accumulate = false,
-                 .scratch = b->activations_});
+                 .scratch = b->activations_,
+                 .norm_weight = w.attention_norm.data(),
+                 .epsilon = c.norm_epsilon});
     lap.Done(StepOp::kQkv, w.qkv.packed_bytes());
   }
   const MatrixView<float> q = Columns(qkv, 0, c.q_width());
@@ -171,18 +174,19 @@ void CausalLm::Attention(const OpContext& context, const OpTable& ops,
                .epsilon = c.norm_epsilon});
     lap.Done(StepOp::kHeadNorm);
   }
-  // q and k lie side by side and rotate alike: one call.
-  ops.rope(context, {.x = Columns(qkv, 0, c.q_width() + c.kv_width()),
-                     .heads = c.heads + c.kv_heads,
-                     .head_dim = c.head_dim,
-                     .positions = in.positions,
-                     .table = rope_.view(),
-                     .pairs = c.rope_pairs});
-  lap.Done(StepOp::kRope);
-  ops.write_kv(
-      context,
-      {.k = Const(k), .v = Const(v), .slots = in.slots, .kv = in.kv[layer]});
-  lap.Done(StepOp::kWriteKv);
+  // q and k lie side by side and rotate alike.
+  ops.append_kv(context,
+                {.rope = {.x = Columns(qkv, 0, c.q_width() + c.kv_width()),
+                          .heads = c.heads + c.kv_heads,
+                          .head_dim = c.head_dim,
+                          .positions = in.positions,
+                          .table = rope_.view(),
+                          .pairs = c.rope_pairs},
+                 .write = {.k = Const(k),
+                           .v = Const(v),
+                           .slots = in.slots,
+                           .kv = in.kv[layer]}});
+  lap.Done(StepOp::kAppendKv);
   ops.attention(context,
                 {.q = Const(q),
                  .out = View(b->attended_, tokens, c.q_width(), c.q_width()),
@@ -202,31 +206,33 @@ void CausalLm::Mlp(const OpContext& context, const OpTable& ops, int64_t layer,
                    MatrixView<float> x, ForwardBuffers* b) const {
   const ModelConfig& c = config_;
   const DecoderLayerWeights& w = weights_.layers[layer];
-  const MatrixView<float> normed = View(b->normed_, x.rows, c.hidden, c.hidden);
-  const MatrixView<float> gate_up =
-      View(b->gate_up_, x.rows, 2 * c.ffn, 2 * c.ffn);
+  const bool paired = w.gate_up.row_order() == RowOrder::kPairedPanels;
+  const int64_t width = paired ? c.ffn : 2 * c.ffn;
+  const MatrixView<float> gate_up = View(b->gate_up_, x.rows, width, width);
   const MatrixView<float> gate = Columns(gate_up, 0, c.ffn);
+  std::optional<kernels::Activations> gated;
+  if (paired) gated = w.down.PackedInput(x.rows, b->gated_);
   OpLap lap(b->profile_);
-  ops.rms_norm(context, {.x = Const(x),
-                         .weight = w.mlp_norm.data(),
-                         .y = normed,
-                         .epsilon = c.norm_epsilon});
-  lap.Done(StepOp::kNorm);
   w.gate_up.Apply(context, ops,
-                  {.x = Const(normed),
+                  {.x = Const(x),
                    .y = gate_up,
-                   .accumulate = false,
-                   .scratch = b->activations_});
+                   .scratch = b->activations_,
+                   .norm_weight = w.mlp_norm.data(),
+                   .epsilon = c.norm_epsilon,
+                   .packed_y = gated.has_value() ? &*gated : nullptr});
   lap.Done(StepOp::kGateUp, w.gate_up.packed_bytes());
-  ops.silu_mul(context, {.gate = Const(gate),
-                         .up = Const(Columns(gate_up, c.ffn, c.ffn)),
-                         .y = gate});
-  lap.Done(StepOp::kSiluMul);
+  if (!paired) {
+    ops.silu_mul(context, {.gate = Const(gate),
+                           .up = Const(Columns(gate_up, c.ffn, c.ffn)),
+                           .y = gate});
+    lap.Done(StepOp::kSiluMul);
+  }
   w.down.Apply(context, ops,
                {.x = Const(gate),
                 .y = x,
                 .accumulate = true,
-                .scratch = b->activations_});
+                .scratch = b->activations_,
+                .packed_x = gated.has_value() ? &*gated : nullptr});
   lap.Done(StepOp::kDown, w.down.packed_bytes());
 }
 
@@ -287,16 +293,12 @@ MatrixView<const float> CausalLm::Logits(const OpContext& context,
   const MatrixView<float> logits = View(b->logits_, count, c.vocab, c.vocab);
   if (count == 0) return Const(logits);
   OpLap lap(b->profile_);
-  ops.rms_norm(context, {.x = Const(input),
-                         .weight = weights_.final_norm.data(),
-                         .y = input,
-                         .epsilon = c.norm_epsilon});
-  lap.Done(StepOp::kNorm);
   weights_.output_head().Apply(context, ops,
                                {.x = Const(input),
                                 .y = logits,
-                                .accumulate = false,
-                                .scratch = b->activations_});
+                                .scratch = b->activations_,
+                                .norm_weight = weights_.final_norm.data(),
+                                .epsilon = c.norm_epsilon});
   lap.Done(StepOp::kHead, weights_.output_head().packed_bytes());
   return Const(logits);
 }

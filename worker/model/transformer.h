@@ -104,11 +104,11 @@ class ForwardBuffers {
   float* residual_ = nullptr;       // [max_tokens, hidden]
   float* qkv_ = nullptr;            // [max_tokens, q + 2 kv widths]
   float* attended_ = nullptr;       // [max_tokens, q width]
-  float* normed_ = nullptr;         // [slice, hidden]
-  float* gate_up_ = nullptr;        // [slice, 2 ffn]
+  float* gate_up_ = nullptr;        // [slice, ffn], or [slice, 2 ffn]
   float* logits_ = nullptr;         // [max_logit_rows, vocab]
   float* logit_input_ = nullptr;    // [max_logit_rows, hidden]
   uint8_t* activations_ = nullptr;  // packed left operand of a product
+  uint8_t* gated_ = nullptr;        // packed left operand of the down product
   uint8_t* attention_ = nullptr;    // scratch of attention
 };
 

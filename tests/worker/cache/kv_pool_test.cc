@@ -76,10 +76,10 @@ TEST(KvPool, ViewsAndLayoutAgree) {
     }
     constexpr int kLayer = 1, kBlock = 4, kToken = 19;
     const int64_t slots[] = {kBlock * 32 + kToken};
-    (*ops)->write_kv({&threads}, {.k = {k.data(), 1, width, width},
-                                  .v = {v.data(), 1, width, width},
-                                  .slots = slots,
-                                  .kv = (*pool)->layers()[kLayer]});
+    (*ops)->append_kv({&threads}, {.write = {.k = {k.data(), 1, width, width},
+                                             .v = {v.data(), 1, width, width},
+                                             .slots = slots,
+                                             .kv = (*pool)->layers()[kLayer]}});
     std::vector<bool> written((*pool)->size_bytes(), false);
     for (int comp = 0; comp < 2; ++comp) {
       for (int head = 0; head < 2; ++head) {

@@ -74,7 +74,7 @@ TEST(StepProfiler, TellsTheTimeOfTheStepsAskedFor) {
   EXPECT_EQ(report.ops.of(StepOp::kQkv).calls, 4 * config.layers);
   EXPECT_EQ(report.ops.of(StepOp::kQkv).bytes,
             4 * config.layers * layer.qkv.packed_bytes());
-  EXPECT_EQ(report.ops.of(StepOp::kNorm).calls, 4 * (2 * config.layers + 1));
+  EXPECT_EQ(report.ops.of(StepOp::kAppendKv).calls, 4 * config.layers);
   EXPECT_EQ(report.ops.of(StepOp::kSample).calls, 4);
   EXPECT_EQ(report.ops.of(StepOp::kLogprobs).calls, 0);
   // 5, 6, 7 and 8 entries of K and V in bf16, in every layer.

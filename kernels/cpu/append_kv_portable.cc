@@ -1,6 +1,6 @@
-#include "base/check.h"
+#include "kernels/cpu/append_kv_rows.h"
 #include "kernels/cpu/ops_portable.h"
-#include "kernels/cpu/work_split.h"
+#include "kernels/quant/bf16.h"
 
 namespace sluice::kernels {
 namespace {
@@ -22,21 +22,21 @@ void RotateHead(const RopeArgs& args, int64_t position, float* x) {
   }
 }
 
+struct Path {
+  static void Round(const float* x, int64_t n, uint16_t* bf16) {
+    for (int64_t i = 0; i < n; ++i) bf16[i] = F32ToBf16(x[i]);
+  }
+  static void RotateRow(const RopeArgs& args, int64_t t) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      RotateHead(args, args.positions[t], args.x.Row(t) + h * args.head_dim);
+    }
+  }
+};
+
 }  // namespace
 
-void RopePortable(const OpContext& context, const RopeArgs& args) {
-  SLUICE_CHECK(args.x.rows == static_cast<int64_t>(args.positions.size()));
-  SLUICE_CHECK(args.x.cols == args.heads * args.head_dim);
-  SLUICE_CHECK(args.table.rot % 2 == 0 && args.table.rot <= args.head_dim);
-  SplitRows(context, args.x.rows, args.x.cols, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t position = args.positions[t];
-      SLUICE_CHECK(position >= 0 && position < args.table.positions);
-      for (int64_t h = 0; h < args.heads; ++h) {
-        RotateHead(args, position, args.x.Row(t) + h * args.head_dim);
-      }
-    }
-  });
+void AppendKvPortable(const OpContext& context, const AppendKvArgs& args) {
+  AppendKvRows<Path>(context, args);
 }
 
 }  // namespace sluice::kernels
