@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/wait_word.h"
 
 namespace sluice::kernels {
 namespace {
@@ -242,17 +243,15 @@ class SharedPacking {
       const int64_t piece = next_.fetch_add(1, std::memory_order_relaxed);
       if (piece >= packer_->pieces()) break;
       packer_->Pack(piece);
-      if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        left_.notify_all();
-      }
+      left_.CountDown();
     }
-    WaitUntilZero(left_);
+    left_.WaitUntilZero();
   }
 
  private:
   const RowPacker* const packer_;
   std::atomic<int64_t> next_{0};
-  std::atomic<uint32_t> left_;
+  WaitWord left_;
 };
 
 Walk WalkOf(const MatmulArgs& args, const MatmulPart& part,

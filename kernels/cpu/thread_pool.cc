@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -15,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/check.h"
+#include "kernels/cpu/wait_word.h"
 
 namespace sluice::kernels {
 namespace {
@@ -22,33 +22,6 @@ namespace {
 // Flush to zero, denormals are zero, nearest, every exception masked.
 constexpr uint32_t kComputeMxcsr = 0x9fc0;
 constexpr uint32_t kMxcsrStickyFlags = 0x3f;
-
-// Pausing alone is fastest when every thread has its own core; after a few
-// microseconds each look at the flag also offers the core to whoever waits for
-// it (a sched_yield with nobody waiting costs about 0.3 us).
-constexpr auto kPause = std::chrono::microseconds(5);
-constexpr auto kSpin = std::chrono::microseconds(50);
-constexpr int kPausesPerLook = 16;
-
-// Returns once `word` differs from `old`: spins, then yields, then sleeps.
-uint32_t WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old) {
-  uint32_t now = word.load(std::memory_order_acquire);
-  if (now != old) return now;
-  const auto start = std::chrono::steady_clock::now();
-  for (auto waited = start - start; waited < kSpin;
-       waited = std::chrono::steady_clock::now() - start) {
-    for (int i = 0; i < kPausesPerLook; ++i) {
-      _mm_pause();
-      now = word.load(std::memory_order_acquire);
-      if (now != old) return now;
-    }
-    if (waited >= kPause) sched_yield();
-  }
-  while ((now = word.load(std::memory_order_acquire)) == old) {
-    word.wait(old, std::memory_order_acquire);
-  }
-  return now;
-}
 
 void CheckMxcsr() {
   SLUICE_CHECK((_mm_getcsr() & ~kMxcsrStickyFlags) == kComputeMxcsr);
@@ -128,9 +101,9 @@ struct ThreadPool::State {
   // belongs to, so that a worker that wakes late finds nothing to take.
   alignas(64) std::atomic<uint64_t> ticket{0};
   // A change starts the work, or ends the workers when `stop`.
-  alignas(64) std::atomic<uint32_t> generation{0};
+  alignas(64) WaitWord generation;
   // Indices 1 .. not yet done in the current generation.
-  alignas(64) std::atomic<uint32_t> pending{0};
+  alignas(64) WaitWord pending;
   // Written before `ticket` changes, read by who took an index of it.
   const absl::FunctionRef<void(int)>* work = nullptr;
   // Atomic: a worker late for an old generation may look any time.
@@ -153,9 +126,7 @@ struct ThreadPool::State {
       }
       (*work)(static_cast<int>(index));
       CheckMxcsr();
-      if (pending.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        pending.notify_one();
-      }
+      pending.CountDown();
       now = ticket.load(std::memory_order_acquire);
     }
   }
@@ -164,7 +135,7 @@ struct ThreadPool::State {
     _mm_setcsr(kComputeMxcsr);
     uint32_t seen = 0;
     while (true) {
-      seen = WaitWhileEqual(generation, seen);
+      seen = generation.WaitForChange(seen);
       if (stop.load(std::memory_order_relaxed)) return;
       TakeIndices(seen);
     }
@@ -182,8 +153,7 @@ ThreadPool::ThreadPool(int threads) : state_(std::make_unique<State>()) {
 
 ThreadPool::~ThreadPool() {
   state_->stop.store(true, std::memory_order_relaxed);
-  state_->generation.fetch_add(1, std::memory_order_acq_rel);
-  state_->generation.notify_all();
+  state_->generation.Set(state_->generation.value() + 1);
   for (std::thread& worker : state_->workers) worker.join();
 }
 
@@ -198,30 +168,21 @@ void ThreadPool::Run(absl::FunctionRef<void(int thread)> work) {
   const uint32_t caller_mxcsr = _mm_getcsr();
   _mm_setcsr(kComputeMxcsr);
   const uint32_t others = state_->num_indices - 1;
-  const uint32_t generation =
-      state_->generation.load(std::memory_order_relaxed) + 1;
+  const uint32_t generation = state_->generation.value() + 1;
   if (others > 0) {
     state_->work = &work;
-    state_->pending.store(others, std::memory_order_relaxed);
+    state_->pending.Set(others);
     state_->ticket.store(static_cast<uint64_t>(generation) << 32 | 1,
                          std::memory_order_release);
-    // Sequentially consistent, so that notify_all() below cannot look for
-    // sleepers before a thread about to sleep can see the new generation.
-    state_->generation.store(generation, std::memory_order_seq_cst);
-    state_->generation.notify_all();
+    state_->generation.Set(generation);
   }
   work(0);
   CheckMxcsr();
   if (others > 0) {
     state_->TakeIndices(generation);
-    WaitUntilZero(state_->pending);
+    state_->pending.WaitUntilZero();
   }
   _mm_setcsr(caller_mxcsr);
-}
-
-void WaitUntilZero(const std::atomic<uint32_t>& left) {
-  uint32_t now = left.load(std::memory_order_acquire);
-  while (now != 0) now = WaitWhileEqual(left, now);
 }
 
 WorkRange PartOf(int64_t n, int64_t unit, int index, int parts) {

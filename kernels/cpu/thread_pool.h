@@ -1,7 +1,6 @@
 #ifndef KERNELS_CPU_THREAD_POOL_H_
 #define KERNELS_CPU_THREAD_POOL_H_
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,8 +12,9 @@ namespace sluice::kernels {
 // The compute threads of one rank. Run() is called by one thread (the rank
 // thread, which works as thread 0) and returns when every thread is done. Every
 // thread has MXCSR 0x9FC0 (flush to zero, denormals are zero, nearest).
-// Between calls the threads spin briefly, giving way to other processes, then
-// sleep on a futex; an idle pool costs nothing.
+// Between calls the threads spin briefly, without a system call until other
+// processes are seen to want the cores and giving way to them then, and sleep
+// on a futex after 50 us; an idle pool costs nothing.
 class ThreadPool {
  public:
   // threads >= 1, counting the caller's.
@@ -37,10 +37,6 @@ class ThreadPool {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// Waits inside Run() until other threads have counted `left` down to 0; who
-// does that calls left.notify_all(). Spins, yields and sleeps as Run() does.
-void WaitUntilZero(const std::atomic<uint32_t>& left);
 
 // [begin, end) of part `index` of `parts` equal parts of n, in units of `unit`.
 struct WorkRange {

@@ -1,10 +1,18 @@
 #include "worker/exec/sequence_state.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/check.h"
 
 namespace sluice::worker {
+namespace {
+
+// Tokens to come that memory is taken for at once, so that decode steps need
+// none; a longer sequence grows now and then.
+constexpr size_t kMostReserved = 4096;
+
+}  // namespace
 
 SequenceState::SequenceState(const SequenceStart& start,
                              absl::Span<const TokenId> eos_ids)
@@ -15,6 +23,9 @@ SequenceState::SequenceState(const SequenceStart& start,
   SLUICE_CHECK(params_ != nullptr);
   SLUICE_CHECK(prompt_tokens_ <= tokens_.size());
   const SamplingParams& p = *params_;
+  const size_t to_come =
+      std::min<size_t>(std::max(p.max_tokens, 0), kMostReserved);
+  tokens_.reserve(tokens_.size() + to_come);
   if (p.min_tokens > 0) {
     if (!p.ignore_eos) banned_.assign(eos_ids.begin(), eos_ids.end());
     banned_.insert(banned_.end(), p.stop_token_ids.begin(),
@@ -22,6 +33,10 @@ SequenceState::SequenceState(const SequenceStart& start,
   }
   counts_matter_ = p.repetition_penalty != 1 || p.frequency_penalty != 0 ||
                    p.presence_penalty != 0;
+  if (counts_matter_) {
+    counts_.reserve(tokens_.size() + to_come);
+    count_index_.reserve(tokens_.size() + to_come);
+  }
   for (size_t i = 0; i < tokens_.size(); ++i) {
     Count(tokens_[i], i >= prompt_tokens_);
   }

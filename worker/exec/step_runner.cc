@@ -64,7 +64,25 @@ absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
       runner->sample_scratch_,
       PageMemory::Allocate(kernels::SampleScratchBytes(config.vocab, threads),
                            "sampling"));
+  runner->ReserveInputs();
   return runner;
+}
+
+// Address space more than memory: pages come as steps grow.
+void StepRunner::ReserveInputs() {
+  const size_t tokens = static_cast<size_t>(options_.max_batch_tokens);
+  const size_t seqs = static_cast<size_t>(options_.max_batch_seqs);
+  const int64_t block_tokens = options_.pool->block_tokens();
+  const size_t blocks = static_cast<size_t>(
+      (options_.model_tokens + block_tokens - 1) / block_tokens);
+  ids_.reserve(tokens);
+  positions_.reserve(tokens);
+  slots_.reserve(tokens);
+  q_off_.reserve(seqs + 1);
+  kv_before_.reserve(seqs);
+  block_table_.reserve(seqs * blocks);
+  sampling_rows_.reserve(seqs);
+  logit_rows_.reserve(seqs);
 }
 
 int64_t StepRunner::buffer_bytes() const {
@@ -402,19 +420,26 @@ void StepRunner::Compute(const StepPlan& plan, StepResult* result) {
 }
 
 absl::StatusOr<StepResult> StepRunner::Run(const StepPlan& plan) {
+  StepResult result;
+  RETURN_IF_ERROR(RunInto(plan, &result));
+  return result;
+}
+
+absl::Status StepRunner::RunInto(const StepPlan& plan, StepResult* result) {
   const int64_t start_us = options_.clock->NowMicros();
+  result->sampled.clear();
+  result->prompt_logprobs.clear();
   UpdateSequences(plan);
   RETURN_IF_ERROR(CheckPlan(plan));
   for (const PlanRow& row : plan.rows) RETURN_IF_ERROR(AlignStates(row));
-  StepResult result;
   StepProfiler* const profiler =
       plan.rows.empty() ? nullptr : options_.profiler;
   OpProfile* const profile = profiler == nullptr ? nullptr : profiler->Begin();
   buffers_->set_profile(profile);
-  Compute(plan, &result);
-  result.compute_us = options_.clock->NowMicros() - start_us;
-  if (profile != nullptr) profiler->End(context(), result.compute_us * 1000);
-  return result;
+  Compute(plan, result);
+  result->compute_us = options_.clock->NowMicros() - start_us;
+  if (profile != nullptr) profiler->End(context(), result->compute_us * 1000);
+  return absl::OkStatus();
 }
 
 }  // namespace sluice::worker
