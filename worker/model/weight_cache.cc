@@ -261,8 +261,8 @@ PageMemory WeightCache::Keep(const kernels::OpContext& context,
     absl::StatusOr<PageMemory> mapped =
         file.fd() < 0 ? Failed("open", path)
                       : PageMemory::MapFile(file.fd(), plan.size_bytes, path);
-    if (mapped.ok()) packed = *std::move(mapped);
     status = mapped.status();
+    if (status.ok()) packed = *std::move(mapped);
   }
   Unlock();
   kept_ = status.ok();
