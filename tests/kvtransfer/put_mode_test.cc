@@ -491,8 +491,14 @@ TEST(Quarantine, SurvivesRestartsOfTheSource) {
         StartHeld(pair, held, {.delay_ms = 1 + i % 60, .tear = i % 2 == 0});
         pair.RestartSource();
         pair.received = {};
+        int stops = 0;  // the new generation cannot answer for the old one
+        pair.fabric.SetJudge([&](const LoopbackEvent& event) {
+          stops += event.kind == "stop" ? 1 : 0;
+          return LoopbackFate{};
+        });
         ASSERT_TRUE(pair.fabric.Pair("decode", "prefill").ok());
         pair.Settle();
+        EXPECT_EQ(stops, 0);
         ASSERT_EQ(pair.received.ends.size(), 1u);
         EXPECT_EQ(pair.received.code(), absl::StatusCode::kUnavailable);
         EXPECT_EQ(pair.CanHandOut(held), fence == PutFence::kDeath);
