@@ -132,9 +132,9 @@ void PackColumns(const PackColumnsArgs& args, const PackFns& fns) {
   const ActivationKind kind = args.out.kind;
   const int64_t elements = ScaledElements(kind);
   for (int64_t r = 0; r < block.height; ++r) {
-    const float* y = args.y.Row(args.block * kBlockRows + r);
+    const float* y = args.y.Row(r);
     for (int64_t c = args.begin; c < args.end; c += elements) {
-      const PackGroup group = {.x = y + c,
+      const PackGroup group = {.x = y + c - args.begin,
                                .count = std::min(elements, args.end - c),
                                .at = c / kGroupElements * block.height + r};
       if (group.count == elements) {

@@ -66,7 +66,8 @@ using PackActivationsFn = void (*)(const OpContext&,
 //   silu_mul  w holds panels of 16 rows of a gate and of an up matrix in turn;
 //             y [rows, n / 2] = silu(gate) * up (elementwise.h), each side's
 //             bias, in w's order, added before. n is a multiple of 32
-//   packed_y  y packed as the left operand of what comes next, k = y.cols
+//   packed_y  takes y packed as the left operand of what comes next, k =
+//             y.cols, instead of y, whose memory is then scratch
 //
 // silu_mul and packed_y go with neither `accumulate` nor `more`.
 struct MatmulPart {

@@ -227,14 +227,16 @@ void RunGatedMatmul(const OpContext& context, const OpTable& table,
       AlignedBytes packed(ActivationBytes(next, rows, kN / 2));
       const Activations packed_y = {
           .kind = next, .rows = rows, .k = kN / 2, .bytes = packed.data()};
-      table.matmul(context, {.a = pack.out,
-                             .w = w.matrix,
-                             .bias = bias.data(),
-                             .y = View(y, rows),
-                             .pack = &pack,
-                             .silu_mul = true,
-                             .packed_y = &packed_y});
+      MatmulArgs args = {.a = pack.out,
+                         .w = w.matrix,
+                         .bias = bias.data(),
+                         .y = View(y, rows),
+                         .pack = &pack,
+                         .silu_mul = true};
+      table.matmul(context, args);
       output.AddFloats(y);
+      args.packed_y = &packed_y;
+      table.matmul(context, args);
       output.AddBytes({packed.data(), static_cast<size_t>(packed.size())});
     }
   }

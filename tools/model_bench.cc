@@ -2,7 +2,7 @@
 //
 //   model_bench --model=PATH [--prefill=512] [--decode=64] [--batch=1]
 //               [--context=0] [--rounds=5] [--threads=N] [--cpu.isa=LEVEL]
-//               [--digests=1] [--weights.cache_dir=DIR]
+//               [--digests=1] [--pin=1] [--weights.cache_dir=DIR]
 //
 // Prints one JSON object: tokens per second of a prefill of one prompt and of
 // `decode` greedy steps of `batch` sequences that follow `context` tokens
@@ -11,8 +11,9 @@
 // the limit: the matrices' stored bytes, their weights, the KV bytes of a
 // token. With --digests=1 every prefill runs once more as in a prefill worker,
 // which keeps digests of its KV; their cost is the median of the rounds' times
-// over each other, their share what the digests themselves take. With
-// --weights.cache_dir the weights are those of the cache, as in a worker.
+// over each other, their share what the digests themselves take. --pin=1 gives
+// each thread a CPU of its own, as a worker does. With --weights.cache_dir the
+// weights are those of the cache, as in a worker.
 // Exit codes: 0 measured, 64 usage, 65 a bad model.
 
 #include <algorithm>
@@ -64,6 +65,7 @@ struct Options {
   int context = 0;
   int rounds = 5;
   int digests = 0;
+  int pin = 0;
   int threads = kernels::UsableCpus();
   kernels::Isa isa = kernels::DetectIsa();
 };
@@ -77,6 +79,7 @@ absl::StatusOr<Options> ParseFlags(int argc, char** argv) {
       {"--context", &options.context, 0, 1 << 20},
       {"--rounds", &options.rounds, 1, 1000},
       {"--digests", &options.digests, 0, 1},
+      {"--pin", &options.pin, 0, 1},
       {"--threads", &options.threads, 1, 1024},
   };
   for (int i = 1; i < argc; ++i) {
@@ -203,7 +206,9 @@ class Bench {
 
  private:
   explicit Bench(const Options& options)
-      : options_(options), threads_(options.threads) {}
+      : options_(options), threads_(options.threads) {
+    if (options.pin != 0) threads_.PinThreads();
+  }
 
   static double Now() {
     return std::chrono::duration<double>(

@@ -131,8 +131,8 @@ class RowPacker {
 void RunPackActivations(const OpContext& context,
                         const PackActivationsArgs& args, const PackFns& fns);
 
-// Packs columns [begin, end) of the rows of one block of `out` from y, rows of
-// the same matrix in f32. `begin` starts a group, `end` ends one or the row.
+// Packs columns [begin, end) of the rows of one block of `out` from y, which
+// holds just these. `begin` starts a group, `end` ends one or the row.
 struct PackColumnsArgs {
   MatrixView<float> y;
   Activations out;

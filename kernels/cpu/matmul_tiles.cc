@@ -53,6 +53,13 @@ struct Walk {
   int64_t panel_bytes = 0;
   int64_t unit_panels = 1;  // a thread's share is whole units
   bool pack_units = false;  // packed_y is filled unit by unit
+  // Where part.y begins: not at 0 when it is a unit's own.
+  int64_t first_row = 0;
+  int64_t first_column = 0;
+
+  float* At(int64_t row, int64_t column) const {
+    return part.y.Row(row - first_row) + column - first_column;
+  }
 };
 
 // Rows `row` .. of a tile moved out of its buffer.
@@ -75,7 +82,7 @@ void StoreTile(const Walk& walk, const Store& store) {
   const bool accumulate = walk.args.accumulate;
   for (int64_t r = 0; r < store.rows; ++r) {
     const float* in = store.tile + r * store.tile_stride;
-    float* y = part.y.Row(store.row + r) + column;
+    float* y = walk.At(store.row + r, column);
     if (part.bias == nullptr && !accumulate) {
       for (int64_t c = 0; c < columns; ++c) y[c] = in[c];
       continue;
@@ -95,7 +102,7 @@ void StoreTile(const Walk& walk, const Store& store) {
 void StoreSiluMul(const Walk& walk, const Store& store) {
   const float* bias = walk.part.bias;
   for (int64_t r = 0; r < store.rows; ++r) {
-    float* y = walk.part.y.Row(store.row + r) + store.panel * kPanelColumns / 2;
+    float* y = walk.At(store.row + r, store.panel * kPanelColumns / 2);
     for (int64_t pair = 0; pair * 2 < store.panels; ++pair) {
       float* gate =
           store.tile + r * store.tile_stride + pair * 2 * kPanelColumns;
@@ -189,20 +196,42 @@ void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
   }
 }
 
-// The same, and each unit packed as soon as it is whole, still in the cache.
+// A unit of a block in f32, and packed from there.
+void RunUnit(const Walk& walk, int64_t block, WorkRange panels) {
+  alignas(64) float buffer[kBlockRows * kSuperElements];
+  const Activations& out = *walk.args.packed_y;
+  const int64_t panel_columns = kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  const WorkRange columns = {
+      panels.begin * panel_columns,
+      std::min(panels.end * panel_columns, walk.part.y.cols)};
+  const int64_t width = columns.end - columns.begin;
+  MatmulPart unit = walk.part;
+  unit.y = {.data = buffer,
+            .rows = std::min(kBlockRows, out.rows - block * kBlockRows),
+            .cols = width,
+            .stride = width};
+  RunBlocks({.args = walk.args,
+             .part = unit,
+             .set = walk.set,
+             .pack = walk.pack,
+             .panel_bytes = walk.panel_bytes,
+             .first_row = block * kBlockRows,
+             .first_column = columns.begin},
+            {block, block + 1}, panels);
+  PackColumns({.y = unit.y,
+               .out = out,
+               .block = block,
+               .begin = columns.begin,
+               .end = columns.end},
+              walk.pack);
+}
+
 void RunUnits(const Walk& walk, WorkRange blocks, WorkRange panels) {
   if (!walk.pack_units) return RunBlocks(walk, blocks, panels);
-  const int64_t panel_columns = kPanelColumns / (walk.args.silu_mul ? 2 : 1);
   for (int64_t p = panels.begin; p < panels.end; p += walk.unit_panels) {
-    const int64_t end = std::min(panels.end, p + walk.unit_panels);
-    RunBlocks(walk, blocks, {p, end});
+    const WorkRange unit = {p, std::min(panels.end, p + walk.unit_panels)};
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      PackColumns({.y = walk.part.y,
-                   .out = *walk.args.packed_y,
-                   .block = b,
-                   .begin = p * panel_columns,
-                   .end = std::min(end * panel_columns, walk.part.y.cols)},
-                  walk.pack);
+      RunUnit(walk, b, unit);
     }
   }
 }

@@ -1,7 +1,9 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -159,6 +161,28 @@ ThreadPool::~ThreadPool() {
 
 int ThreadPool::num_threads() const {
   return static_cast<int>(state_->num_indices);
+}
+
+bool ThreadPool::PinThreads() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(getpid(), sizeof(allowed), &allowed) != 0 ||
+      CPU_COUNT(&allowed) != num_threads()) {
+    return false;
+  }
+  int cpu = -1;
+  for (int thread = 0; thread < num_threads(); ++thread) {
+    do ++cpu;
+    while (!CPU_ISSET(cpu, &allowed));
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(cpu, &own);
+    const pthread_t handle = thread == 0
+                                 ? pthread_self()
+                                 : state_->workers[thread - 1].native_handle();
+    if (pthread_setaffinity_np(handle, sizeof(own), &own) != 0) return false;
+  }
+  return true;
 }
 
 int64_t ThreadPool::num_runs() const { return state_->num_runs; }

@@ -30,6 +30,11 @@ class ThreadPool {
   // system: one that runs may take over what another has not begun.
   void Run(absl::FunctionRef<void(int thread)> work);
 
+  // Gives each thread a CPU of its own, the calling one (which is to call
+  // Run()) as thread 0, where the process may use just as many CPUs as there
+  // are threads; else, or when the system refuses, does nothing and is false.
+  bool PinThreads();
+
   // How often Run() was called: how often the threads met. For its caller.
   int64_t num_runs() const;
 

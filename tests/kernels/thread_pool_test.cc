@@ -1,6 +1,8 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <immintrin.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <numeric>
@@ -62,6 +64,41 @@ TEST(ThreadPool, ComputesWithFlushToZeroAndRestoresTheCaller) {
   EXPECT_EQ(_mm_getcsr() & ~0x3fu, 0x1f80u);
   for (unsigned mxcsr : seen) EXPECT_EQ(mxcsr & ~0x3fu, 0x9fc0u);
   _mm_setcsr(before);
+}
+
+// CPUs that every thread of `pool` may use, by index.
+std::vector<cpu_set_t> AffinityOf(ThreadPool& pool) {
+  std::vector<cpu_set_t> sets(static_cast<size_t>(pool.num_threads()));
+  std::atomic<int> there{0};
+  pool.Run([&](int thread) {
+    // Each of its own thread, then.
+    there.fetch_add(1);
+    while (there.load() < pool.num_threads()) std::this_thread::yield();
+    CPU_ZERO(&sets[thread]);
+    sched_getaffinity(0, sizeof(cpu_set_t), &sets[thread]);
+  });
+  return sets;
+}
+
+TEST(ThreadPool, PinsThreadsToCpusOfTheirOwnWhenThereAreAsMany) {
+  std::thread([] {  // whose affinity may change
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    ASSERT_EQ(sched_getaffinity(getpid(), sizeof(allowed), &allowed), 0);
+    const int cpus = CPU_COUNT(&allowed);
+    ThreadPool more(cpus + 1);
+    EXPECT_FALSE(more.PinThreads());
+    ThreadPool pool(cpus);
+    ASSERT_TRUE(pool.PinThreads());
+    cpu_set_t seen;
+    CPU_ZERO(&seen);
+    for (const cpu_set_t& set : AffinityOf(pool)) {
+      EXPECT_EQ(CPU_COUNT(&set), 1);
+      CPU_OR(&seen, &seen, &set);
+    }
+    EXPECT_TRUE(CPU_EQUAL(&seen, &allowed));
+  })
+      .join();
 }
 
 TEST(ThreadPoolDeathTest, RefusesAChangedMxcsr) {

@@ -13,11 +13,15 @@ absl::StatusOr<std::unique_ptr<RankExecutor>> RankExecutor::Create(
     const StepRunnerOptions& options) {
   ASSIGN_OR_RETURN(std::unique_ptr<StepRunner> runner,
                    StepRunner::Create(options));
-  return std::unique_ptr<RankExecutor>(new RankExecutor(std::move(runner)));
+  return std::unique_ptr<RankExecutor>(
+      new RankExecutor(options, std::move(runner)));
 }
 
-RankExecutor::RankExecutor(std::unique_ptr<StepRunner> runner)
-    : runner_(std::move(runner)), thread_([this] { RunThread(); }) {}
+RankExecutor::RankExecutor(const StepRunnerOptions& options,
+                           std::unique_ptr<StepRunner> runner)
+    : pinned_(options.pin_threads ? options.threads : nullptr),
+      runner_(std::move(runner)),
+      thread_([this] { RunThread(); }) {}
 
 RankExecutor::~RankExecutor() {
   {
@@ -50,6 +54,7 @@ absl::StatusOr<StepResult> RankExecutor::Wait() {
 
 void RankExecutor::RunThread() {
   pthread_setname_np(pthread_self(), "rank 0");
+  if (pinned_ != nullptr) pinned_->PinThreads();
   while (true) {
     std::shared_ptr<const StepPlan> plan;
     {

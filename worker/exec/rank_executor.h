@@ -28,10 +28,12 @@ class RankExecutor final : public Executor {
   int64_t buffer_bytes() const { return runner_->buffer_bytes(); }
 
  private:
-  explicit RankExecutor(std::unique_ptr<StepRunner> runner);
+  RankExecutor(const StepRunnerOptions& options,
+               std::unique_ptr<StepRunner> runner);
 
   void RunThread();
 
+  kernels::ThreadPool* const pinned_;         // null: not to be pinned
   const std::unique_ptr<StepRunner> runner_;  // rank thread only
   Mutex mu_;
   CondVar launched_;

@@ -41,6 +41,7 @@ struct StepRunnerOptions {
   bool digest_logits = false;         // fill SampledToken::logits_sha256
   LayerObserver* observer = nullptr;  // may be null
   StepProfiler* profiler = nullptr;   // may be null
+  bool pin_threads = false;  // of a RankExecutor, ThreadPool::PinThreads()
   // May be null: digests of the pool's group 0, kept as KV is written, before
   // the observer hears of a layer. Nobody else writes the pool unheard.
   kvtransfer::AppendDigests* digests = nullptr;

@@ -83,7 +83,7 @@ class Linear {
   //   scratch      ScratchBytes(rows), 64-byte aligned
   //   norm_weight  [k] or null: x is RMS-normalised first
   //   packed_x     x as PackedInput() describes it, instead of x, norm, scratch
-  //   packed_y     kPairedPanels only: y packed besides, or null
+  //   packed_y     kPairedPanels only: takes y packed, instead of y, or null
   struct Args {
     kernels::MatrixView<const float> x;
     kernels::MatrixView<float> y;
