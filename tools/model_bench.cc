@@ -12,8 +12,8 @@
 // token. With --digests=1 every prefill runs once more as in a prefill worker,
 // which keeps digests of its KV; their cost is the median of the rounds' times
 // over each other, their share what the digests themselves take. --pin=1 gives
-// each thread a CPU of its own, as a worker does. With --weights.cache_dir the
-// weights are those of the cache, as in a worker.
+// each thread a CPU of its own, as a worker does with cpu.pin. With
+// --weights.cache_dir the weights are those of the cache, as in a worker.
 // Exit codes: 0 measured, 64 usage, 65 a bad model.
 
 #include <algorithm>

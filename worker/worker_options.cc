@@ -76,6 +76,7 @@ absl::Status FillModel(const config::WorkerConfig& config,
   options.threads = config.cpu().threads() != 0
                         ? static_cast<int>(config.cpu().threads())
                         : kernels::UsableCpus();
+  options.pin_threads = config.cpu().pin();
   if (options.threads > 1024) {
     return Wrong("cpu.threads", "at most 1024", absl::StrCat(options.threads));
   }

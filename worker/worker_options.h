@@ -22,6 +22,7 @@ struct WorkerOptions {
   LoadOptions load;
   std::optional<kernels::Isa> isa;  // absent: the best
   int threads = 1;
+  bool pin_threads = false;
   uint32_t block_tokens = 64;
   uint64_t kv_blocks = 0;  // with the null block; 0: by memory
   uint64_t kv_bytes = 0;   // 0: what the budget leaves

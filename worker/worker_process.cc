@@ -393,6 +393,7 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
   runner.pool = pool.get();
   runner.ops = &probe.table;
   runner.threads = threads.get();
+  runner.pin_threads = options.pin_threads;
   runner.clock = clock;
   runner.max_batch_seqs = options.max_batch_seqs;
   runner.max_batch_tokens = options.max_batch_tokens;
