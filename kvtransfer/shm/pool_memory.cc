@@ -6,17 +6,46 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "base/aligned_mapping.h"
 #include "base/random.h"
-#include "kvtransfer/shm/huge_mapping.h"
 
 namespace sluice::kvtransfer {
 namespace {
 
 constexpr uint64_t kPageBytes = 4096;
+
+// Not in every libc's headers.
+constexpr int kMadvCollapse = 25;
+
+// A huge page of small ones takes about 1 ms to make.
+constexpr std::chrono::microseconds kTimePerPage(1000);
+constexpr std::chrono::milliseconds kTimeAtLeast(50);
+
+// Makes the pages of an aligned mapping, from its start, while they are not
+// there yet, as huge ones (MADV_COLLAPSE, Linux 6.1: it needs no leave of the
+// administrator, unlike MADV_HUGEPAGE for shared memory). Gives up when the
+// kernel cannot, or when it takes longer than small pages would, because memory
+// is in pieces. Returns how many bytes it made; the rest is as it was.
+uint64_t MakeHugePages(int fd, std::byte* base, uint64_t bytes) {
+  const auto begin = std::chrono::steady_clock::now();
+  uint64_t done = 0;
+  while (done + kHugePageBytes <= bytes) {
+    const auto time = std::chrono::steady_clock::now() - begin;
+    if (time > kTimeAtLeast + kTimePerPage * (done / kHugePageBytes)) break;
+    // One small page there is what the kernel asks for.
+    if (fallocate(fd, 0, static_cast<off_t>(done), kPageBytes) != 0 ||
+        madvise(base + done, kHugePageBytes, kMadvCollapse) != 0) {
+      break;
+    }
+    done += kHugePageBytes;
+  }
+  return done;
+}
 
 absl::Status Failed(absl::StatusCode code, const char* call, uint64_t bytes) {
   return absl::Status(code, absl::StrCat("kv pool of ", bytes, " bytes: ", call,

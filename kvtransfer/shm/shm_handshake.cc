@@ -12,8 +12,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "base/aligned_mapping.h"
 #include "base/random.h"
-#include "kvtransfer/shm/huge_mapping.h"
 
 namespace sluice::kvtransfer {
 namespace {

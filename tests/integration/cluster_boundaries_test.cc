@@ -23,7 +23,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/fault_load.h"
 #include "tests/integration/local_cluster.h"
@@ -39,12 +38,6 @@ constexpr int64_t kQuietMs = 2000;
 constexpr int64_t kCallBoundMs = 8000;
 constexpr int kPointBoundMs = 8000;
 constexpr int kServesMs = 5000;
-
-int FromEnvironment(const char* name, int by_default) {
-  const char* text = std::getenv(name);
-  int value = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : by_default;
-}
 
 bool IsStopped(pid_t pid) {
   std::ifstream file(absl::StrCat("/proc/", pid, "/stat"));
@@ -99,8 +92,7 @@ class ClusterBoundaries : public testing::TestWithParam<const char*> {
 
   void Add(const LoadReport& report) {
     EXPECT_TRUE(report.complaints.empty()) << report.Text();
-    for (const auto& [code, count] : report.ends) total_.ends[code] += count;
-    total_.longest_ms = std::max(total_.longest_ms, report.longest_ms);
+    total_.Add(report);
   }
   void ExpectQuiet(const std::string& name, int64_t bound_ms = kQuietMs) {
     const absl::Status quiet = AwaitQuiet(*cluster_, name, bound_ms);

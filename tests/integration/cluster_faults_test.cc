@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -18,7 +17,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "tests/integration/fault_load.h"
 #include "tests/integration/local_cluster.h"
@@ -41,12 +39,6 @@ constexpr int64_t kKillBoundMs = 5000;
 constexpr int64_t kStopBoundMs = 8000;
 // Start of the process, pairing (1 s), and the router's word of it (2 s).
 constexpr int64_t kRestartBoundMs = 3000;
-
-int FromEnvironment(const char* name, int by_default) {
-  const char* text = std::getenv(name);
-  int value = 0;
-  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : by_default;
-}
 
 int Cycles(int by_default) {
   return FromEnvironment("SLUICE_FAULT_CYCLES", by_default);
@@ -85,8 +77,7 @@ class ClusterFaults : public testing::TestWithParam<Victim> {
 
   void Add(const LoadReport& report) {
     EXPECT_TRUE(report.complaints.empty()) << report.Text();
-    for (const auto& [code, count] : report.ends) total_.ends[code] += count;
-    total_.longest_ms = std::max(total_.longest_ms, report.longest_ms);
+    total_.Add(report);
   }
 
   const std::string& victim() const { return GetParam().instance; }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -103,6 +104,12 @@ int CountMappings(pid_t pid) {
 
 }  // namespace
 
+int FromEnvironment(const char* name, int by_default) {
+  const char* text = std::getenv(name);
+  int value = 0;
+  return text != nullptr && absl::SimpleAtoi(text, &value) ? value : by_default;
+}
+
 absl::StatusOr<std::unique_ptr<LocalCluster>> StartFaultCluster(
     const FaultClusterSpec& wanted) {
   ClusterSpec spec{
@@ -163,6 +170,12 @@ absl::StatusOr<std::vector<KnownRequest>> LearnRequests(LocalCluster& cluster,
     }
   }
   return known;
+}
+
+void LoadReport::Add(const LoadReport& other) {
+  for (const auto& [code, count] : other.ends) ends[code] += count;
+  wrong_tokens += other.wrong_tokens;
+  longest_ms = std::max(longest_ms, other.longest_ms);
 }
 
 int LoadReport::count(absl::StatusCode code) const {

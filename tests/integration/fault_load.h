@@ -16,6 +16,9 @@
 
 namespace sluice {
 
+// The number of an environment variable, for longer runs by hand.
+int FromEnvironment(const char* name, int by_default);
+
 // A split cluster of a tiny model. Prompts go through small chunks and small
 // blocks, so that transfers are long and many are open at any time.
 struct FaultClusterSpec {
@@ -56,6 +59,7 @@ struct LoadReport {
   int64_t longest_ms = 0;
   std::vector<std::string> complaints;  // the first of what must not be
 
+  void Add(const LoadReport& other);
   int count(absl::StatusCode code) const;
   int total() const;
   std::string Text() const;

@@ -1,10 +1,6 @@
 #ifndef TESTS_INTEGRATION_FAULT_POINTS_H_
 #define TESTS_INTEGRATION_FAULT_POINTS_H_
 
-#include <cstdint>
-#include <map>
-#include <memory>
-#include <random>
 #include <string>
 
 #include "base/mutex.h"
@@ -29,7 +25,6 @@ class FaultPoints {
 
   // Acts when it is time; true: flip a bit. Any thread.
   bool Pass(const std::string& point);
-  uint64_t Random();
 
  private:
   const std::string instance_;
@@ -38,7 +33,6 @@ class FaultPoints {
   std::string line_ ABSL_GUARDED_BY(mu_);
   int passed_ ABSL_GUARDED_BY(mu_) = 0;
   bool done_ ABSL_GUARDED_BY(mu_) = false;
-  std::mt19937_64 random_ ABSL_GUARDED_BY(mu_){12};
 };
 
 // Hooks that pass the points. `points` outlives what they make.

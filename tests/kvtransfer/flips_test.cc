@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <iostream>
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "tests/kvtransfer/testing/flipping_transport.h"
+#include "absl/strings/match.h"
+#include "tests/kvtransfer/testing/hooked_transport.h"
 #include "tests/kvtransfer/testing/threaded_pair.h"
 
 namespace sluice::kvtransfer {
@@ -28,10 +30,16 @@ TEST_P(Flips, EveryOneIsSeen) {
                       .head_dim = 32};
   KvWorkerSpec target = source;
   target.name = "decode";
-  FlippingTransport* flipping = nullptr;
-  const auto wrap = [&flipping](std::unique_ptr<Transport> transport) {
-    auto wrapped =
-        std::make_unique<FlippingTransport>(std::move(transport), /*seed=*/99);
+  // The next write, or the next read, has one bit flipped.
+  std::atomic<bool> armed{false};
+  HookedTransport* flipping = nullptr;
+  const auto wrap = [&](std::unique_ptr<Transport> transport) {
+    auto wrapped = std::make_unique<HookedTransport>(
+        std::move(transport),
+        [&armed](const std::string& point) {
+          return absl::EndsWith(point, ":start") && armed.exchange(false);
+        },
+        /*seed=*/99);
     flipping = wrapped.get();
     return wrapped;
   };
@@ -44,7 +52,7 @@ TEST_P(Flips, EveryOneIsSeen) {
   ASSERT_TRUE(pair.WaitForState(PeerState::kUp));
   int seen = 0;
   for (int i = 0; i < kFlips; ++i) {
-    flipping->Arm();
+    armed = true;
     const ThreadedPair::Outcome outcome =
         pair.Transfer(kTokens, 0, static_cast<uint64_t>(i));
     ASSERT_EQ(flipping->flips(), i + 1);

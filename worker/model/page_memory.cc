@@ -3,14 +3,10 @@
 #include <sys/mman.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/aligned_mapping.h"
 #include "base/check.h"
 
 namespace sluice::worker {
-namespace {
-
-constexpr uintptr_t kHugePageBytes = uintptr_t{2} << 20;
-
-}  // namespace
 
 absl::StatusOr<PageMemory> PageMemory::Allocate(int64_t size_bytes,
                                                 absl::string_view purpose) {
@@ -33,24 +29,7 @@ absl::StatusOr<PageMemory> PageMemory::MapFile(int fd, int64_t size_bytes,
                                                absl::string_view purpose) {
   SLUICE_CHECK(size_bytes > 0);
   const size_t size = static_cast<size_t>(size_bytes);
-  // Reserves enough to place the file at a multiple of a huge page, then gives
-  // back what lies before and behind it.
-  void* reserved =
-      mmap(nullptr, size + kHugePageBytes, PROT_NONE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, /*fd=*/-1, 0);
-  void* data = MAP_FAILED;
-  if (reserved != MAP_FAILED) {
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(reserved);
-    const uintptr_t at =
-        (begin + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-    munmap(reserved, at - begin);
-    void* tail = reinterpret_cast<void*>((at + size + 4095) / 4096 * 4096);
-    munmap(tail,
-           begin + size + kHugePageBytes - reinterpret_cast<uintptr_t>(tail));
-    data = mmap(reinterpret_cast<void*>(at), size, PROT_READ,
-                MAP_SHARED | MAP_FIXED, fd, 0);
-    if (data == MAP_FAILED) munmap(reinterpret_cast<void*>(at), size);
-  }
+  void* const data = MapAligned(fd, size, PROT_READ);
   if (data == MAP_FAILED) {
     return absl::ResourceExhaustedError(
         absl::StrCat("cannot map ", size_bytes, " bytes of ", purpose));

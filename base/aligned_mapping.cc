@@ -1,21 +1,8 @@
-#include "kvtransfer/shm/huge_mapping.h"
+#include "base/aligned_mapping.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 
-#include <chrono>
-
-namespace sluice::kvtransfer {
-namespace {
-
-// Not in every libc's headers.
-constexpr int kMadvCollapse = 25;
-
-// A huge page of small ones takes about 1 ms to make.
-constexpr std::chrono::microseconds kTimePerPage(1000);
-constexpr std::chrono::milliseconds kTimeAtLeast(50);
-
-}  // namespace
+namespace sluice {
 
 void* MapAligned(int fd, uint64_t file_bytes, int protection) {
   // More than is needed, at any address, then the file over a part of it.
@@ -42,20 +29,4 @@ void* MapAligned(int fd, uint64_t file_bytes, int protection) {
   return base;
 }
 
-uint64_t MakeHugePages(int fd, std::byte* base, uint64_t bytes) {
-  const auto begin = std::chrono::steady_clock::now();
-  uint64_t done = 0;
-  while (done + kHugePageBytes <= bytes) {
-    const auto time = std::chrono::steady_clock::now() - begin;
-    if (time > kTimeAtLeast + kTimePerPage * (done / kHugePageBytes)) break;
-    // One small page there is what the kernel asks for.
-    if (fallocate(fd, 0, static_cast<off_t>(done), 4096) != 0 ||
-        madvise(base + done, kHugePageBytes, kMadvCollapse) != 0) {
-      break;
-    }
-    done += kHugePageBytes;
-  }
-  return done;
-}
-
-}  // namespace sluice::kvtransfer
+}  // namespace sluice
