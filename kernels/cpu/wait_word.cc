@@ -86,6 +86,16 @@ uint32_t WaitWord::Wait(uint32_t old, bool in_step) {
   if (in_step) {
     wanted_until.store(Now() + kWantedFor, std::memory_order_relaxed);
   }
+  return Sleep(old);
+}
+
+uint32_t WaitWord::SleepForChange(uint32_t old) {
+  const uint32_t now = value_.load(std::memory_order_acquire);
+  return now != old ? now : Sleep(old);
+}
+
+uint32_t WaitWord::Sleep(uint32_t old) {
+  uint32_t now = old;
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
   while ((now = value_.load(std::memory_order_seq_cst)) == old) {
     Futex(value_, FUTEX_WAIT_PRIVATE, old);

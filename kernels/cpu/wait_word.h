@@ -26,11 +26,14 @@ class WaitWord {
 
   // The value once it differs from `old`.
   uint32_t WaitForChange(uint32_t old) { return Wait(old, false); }
+  // The same for a thread that is not to take a core meanwhile: sleeps at once.
+  uint32_t SleepForChange(uint32_t old);
   // For what other threads are at work on.
   void WaitUntilZero();
 
  private:
   uint32_t Wait(uint32_t old, bool in_step);
+  uint32_t Sleep(uint32_t old);
   void WakeSleepers();
 
   std::atomic<uint32_t> value_;

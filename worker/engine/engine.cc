@@ -1,6 +1,7 @@
 #include "worker/engine/engine.h"
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 #include <variant>
 
@@ -68,8 +69,19 @@ double Mean(double mean, double newest) {
   return mean == 0 ? newest : mean + kMeanWeight * (newest - mean);
 }
 
-// The engine thread's state and loop. One step is in flight at a time; what
-// arrives while it runs is handled before the next is planned.
+// How much of a step that decodes goes by, of what such a step took so far,
+// until the next is launched behind it: what arrives until then is in the next.
+constexpr double kAheadPart = 0.75;
+constexpr int64_t kShortestWaitUs = 500;
+
+// One token; so is a one-token rest of a prompt.
+bool IsDecode(const PlanRow& row) {
+  return row.tokens.size() == 1 && row.samples.size() == 1;
+}
+
+// The engine thread's state and loop. What arrives while a step runs is handled
+// meanwhile, and the next step is launched shortly before it ends, so that the
+// ranks never wait for the engine.
 class ThreadedEngine final : public Engine {
  public:
   ThreadedEngine(const EngineOptions& options, Parts parts,
@@ -119,7 +131,8 @@ class ThreadedEngine final : public Engine {
   static void RefuseAfterEnd(SubmitMessage& message);
   int64_t now() const { return parts_.clock->NowMicros(); }
 
-  void HandleMessages(int64_t wait_us);
+  // False: there was none.
+  bool HandleMessages(int64_t wait_us);
   int64_t IdleWaitUs() const;
   void Handle(SubmitMessage& message);
   void Handle(CancelMessage& message);
@@ -133,8 +146,18 @@ class ThreadedEngine final : public Engine {
   void Handle(ResetMessage&) { scheduler_->ResetPrefixCache(); }
   void Handle(StopMessage&) { stopping_ = true; }
 
+  // A launched step.
+  struct Launched {
+    std::shared_ptr<const StepPlan> plan;
+    bool decodes_only = false;
+  };
+
   bool Turn();
-  void RunStep(const CommittedStep& step);
+  SchedulePlan PlanNext() const;
+  bool LaunchNext();
+  void LaunchAhead();
+  void Launch(CommittedStep step);
+  void RetireOldest();
   void CountStep(const StepPlan& plan, double seconds);
   void CheckLedger();
   int64_t RetryHintMs() const;
@@ -170,6 +193,9 @@ class ThreadedEngine final : public Engine {
   // Engine thread.
   std::unique_ptr<Scheduler> scheduler_;
   StepBudget step_budget_;
+  std::deque<Launched> launched_;  // oldest first, at most two
+  double decode_seconds_ = 0;      // of a step without prompts
+  StepResult spare_;               // memory of a result for the next
   absl::flat_hash_map<RequestKey, Live> live_;
   EngineStats stats_;
   bool stopping_ = false;
@@ -197,8 +223,10 @@ void ThreadedEngine::RefuseAfterEnd(SubmitMessage& message) {
   message.sink->OnFinished(absl::UnavailableError("shutting down"), usage);
 }
 
-void ThreadedEngine::HandleMessages(int64_t wait_us) {
-  for (Message& message : inbox_.Drain(std::chrono::microseconds(wait_us))) {
+bool ThreadedEngine::HandleMessages(int64_t wait_us) {
+  std::vector<Message> messages =
+      inbox_.Drain(std::chrono::microseconds(wait_us));
+  for (Message& message : messages) {
     std::visit([this](auto& m) { Handle(m); }, message);
     checked_ = false;
   }
@@ -206,6 +234,7 @@ void ThreadedEngine::HandleMessages(int64_t wait_us) {
     CountCancel(state);
     checked_ = false;
   }
+  return !messages.empty();
 }
 
 int64_t ThreadedEngine::IdleWaitUs() const {
@@ -274,49 +303,96 @@ void ThreadedEngine::Run() {
     if (stopping_) break;
     busy = Turn();
   }
+  while (!launched_.empty()) RetireOldest();
   End();
 }
 
 // False: there was nothing to do.
 bool ThreadedEngine::Turn() {
-  const SchedulePlan plan = scheduler_->Plan(
-      now(), step_budget_.PromptTokens(scheduler_->decoding()));
-  if (!plan.empty()) {
-    checked_ = false;
-    const CommittedStep step = scheduler_->Commit(plan, now());
-    if (!step.plan->rows.empty()) {
-      RunStep(step);
-      return true;
+  if (launched_.empty()) {
+    const bool planned = LaunchNext();
+    if (launched_.empty()) {
+      CheckLedger();
+      PublishStats();
+      PublishCacheChanges();
+      Deliver();
+      return planned;
     }
   }
-  CheckLedger();
-  PublishStats();
-  PublishCacheChanges();
-  Deliver();
-  return !plan.empty();
+  Deliver();  // beside the step
+  LaunchAhead();
+  RetireOldest();
+  return true;
 }
 
-void ThreadedEngine::RunStep(const CommittedStep& step) {
+SchedulePlan ThreadedEngine::PlanNext() const {
+  return scheduler_->Plan(now(),
+                          step_budget_.PromptTokens(scheduler_->decoding()));
+}
+
+// False: nothing was planned. A plan may have no rows.
+bool ThreadedEngine::LaunchNext() {
+  const SchedulePlan plan = PlanNext();
+  if (plan.empty()) return false;
+  checked_ = false;
+  CommittedStep step = scheduler_->Commit(plan, now());
+  if (!step.plan->rows.empty()) Launch(std::move(step));
+  return true;
+}
+
+// Launches a step behind one that only decodes, late enough that what arrives
+// meanwhile takes part.
+void ThreadedEngine::LaunchAhead() {
+  HandleMessages(0);
+  if (!launched_.front().decodes_only) return;
+  const int64_t due_us =
+      stats_.step_started_us +
+      static_cast<int64_t>(decode_seconds_ * kAheadPart * 1e6);
+  int64_t wait_us = due_us - now();
+  while (wait_us >= kShortestWaitUs && !stopping_ && HandleMessages(wait_us)) {
+    wait_us = due_us - now();
+  }
+  if (stopping_) return;
+  const SchedulePlan plan = PlanNext();
+  if (plan.empty() || plan.alone) return;
+  CommittedStep step = scheduler_->Commit(plan, now());
+  if (!step.plan->rows.empty()) Launch(std::move(step));
+}
+
+void ThreadedEngine::Launch(CommittedStep step) {
   // The hand-over hears of a chunk's end before the next begins, and of a chunk
   // before Launch(), so that no layer is done before its chunk is known.
   if (!step.chunks.empty()) Deliver();
   for (const PromptChunk& chunk : step.chunks) {
     parts_.handoff->OnChunkLaunched(chunk);
   }
-  stats_.step_started_us = now();
+  if (launched_.empty()) stats_.step_started_us = now();
   PublishStats();
   parts_.executor->Launch(step.plan);
-  Deliver();  // beside the step
-  HandleMessages(0);
-  const absl::StatusOr<StepResult> result = parts_.executor->Wait();
+  const auto decodes = [](const PlanRow& row) { return IsDecode(row); };
+  const bool decodes_only =
+      std::all_of(step.plan->rows.begin(), step.plan->rows.end(), decodes);
+  launched_.push_back({std::move(step.plan), decodes_only});
+}
+
+void ThreadedEngine::RetireOldest() {
+  const Launched step = std::move(launched_.front());
+  launched_.pop_front();
+  const absl::Status status = parts_.executor->Wait(&spare_);
   const int64_t end_us = now();
-  CountStep(*step.plan,
-            static_cast<double>(end_us - stats_.step_started_us) * 1e-6);
+  const double seconds =
+      static_cast<double>(end_us - stats_.step_started_us) * 1e-6;
+  CountStep(*step.plan, seconds);
+  if (step.decodes_only) decode_seconds_ = Mean(decode_seconds_, seconds);
+  absl::StatusOr<StepResult> result =
+      status.ok() ? absl::StatusOr<StepResult>(std::move(spare_)) : status;
   if (result.ok() && options_.step_log) options_.step_log(*step.plan, *result);
   scheduler_->Retire(*step.plan, result, end_us);
-  stats_.step_started_us = 0;
+  if (result.ok()) spare_ = *std::move(result);  // its memory
+  // A step launched behind it runs since then.
+  stats_.step_started_us = launched_.empty() ? 0 : end_us;
   stats_.last_step_end_us = end_us;
-  if (result.ok()) stats_.last_progress_us = end_us;
+  if (status.ok()) stats_.last_progress_us = end_us;
   PublishStats();
   PublishCacheChanges();
 }
@@ -327,8 +403,7 @@ void ThreadedEngine::CountStep(const StepPlan& plan, double seconds) {
   size_t decode_rows = 0;
   for (const PlanRow& row : plan.rows) {
     tokens += row.tokens.size();
-    // A decode row is one token; so is a one-token rest of a prompt.
-    if (row.tokens.size() == 1 && row.samples.size() == 1) {
+    if (IsDecode(row)) {
       ++decode_rows;
     } else {
       prefill_tokens += row.tokens.size();

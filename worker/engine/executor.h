@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 #include "worker/engine/step_plan.h"
 
 namespace sluice::worker {
@@ -19,10 +19,11 @@ class Executor {
   // may be launched and not yet waited for.
   virtual void Launch(std::shared_ptr<const StepPlan> plan) = 0;
 
-  // Blocks until the oldest launched step is done. An error fails every row of
-  // the step: kResourceExhausted when memory for it could not be had,
-  // kInternal for anything else. The executor stays usable.
-  virtual absl::StatusOr<StepResult> Wait() = 0;
+  // Blocks until the oldest launched step is done and fills `result`, whose
+  // memory is used for a later step. An error fails every row of the step:
+  // kResourceExhausted when memory for it could not be had, kInternal for
+  // anything else. The executor stays usable.
+  virtual absl::Status Wait(StepResult* result) = 0;
 };
 
 // Told by the rank thread how far a running step is, so that KV can leave

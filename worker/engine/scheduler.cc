@@ -402,7 +402,7 @@ void Scheduler::ReleaseBlocks(Choice& choice) {
     allocator_.Unref(choice.table.back());
     choice.table.pop_back();
   }
-  for (BlockId block : choice.dropped) allocator_.Unref(block);
+  for (const auto& dropped : choice.dropped) allocator_.Unref(dropped.block);
   choice.dropped.clear();
   choice.committed_blocks = 0;
 }

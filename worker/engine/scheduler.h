@@ -54,6 +54,9 @@ struct SchedulePlan {
   std::vector<SequenceKey> preempted;
   std::vector<Row> rows;  // oldest admission first
   std::vector<Admission> admissions;
+  // Not to be committed while a step is launched: evicted blocks come back
+  // when it retires, and a hand-over hears of a chunk's end before the next.
+  bool alone = false;
 
   bool empty() const {
     return preempted.empty() && rows.empty() && admissions.empty();
@@ -123,7 +126,9 @@ class Scheduler {
   void ReleaseHeld(RequestKey key);
 
   // The next step, with at most `prompt_tokens` of prompts; of less than a
-  // block a prompt that is longer takes none.
+  // block a prompt that is longer takes none. While a step is launched, a
+  // sequence that draws its next token there takes part with kDrawnBefore,
+  // unless that token is its last by length.
   SchedulePlan Plan(int64_t now_us,
                     uint32_t prompt_tokens = kAllPromptTokens) const;
   // Some sequence decodes: a step is also a gap in its stream.
@@ -209,6 +214,11 @@ class Scheduler {
   std::vector<BlockId> Lookup(const Choice& choice) const;
   bool StartsRemote(const Choice& choice) const;
   bool Plannable(const Choice& choice) const;
+  // Draws its next token in a launched step and goes on after it, but for what
+  // the token itself may end.
+  bool DrawsAhead(const Choice& choice) const;
+  // Where its next row ends: its known tokens, or the one being drawn.
+  uint32_t RowEnd(const Choice& choice) const;
   int64_t EffectivePriorityOf(const Choice& choice, int64_t now_us) const;
 
   // Steps (scheduler_step.cc).
@@ -218,6 +228,8 @@ class Scheduler {
   void AddRow(Choice& choice, uint32_t end, StepPlan& step, CommittedStep& out);
   void AddStart(Choice& choice, StepPlan& step);
   void CommitFullBlocks(Choice& choice);
+  // Gives up replaced blocks that only steps up to this one could name.
+  void ReleaseDropped(Choice& choice, uint64_t retired_step);
   void TakePromptLogprobs(Entry& entry, const PlanRow& row,
                           const StepResult& result);
   void TakeSamples(Choice& choice, absl::Span<const SampledToken> sampled);

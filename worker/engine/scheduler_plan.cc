@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "base/check.h"
@@ -79,12 +80,32 @@ SchedulePlan Scheduler::Plan(int64_t now_us, uint32_t prompt_tokens) const {
     plan.rows.push_back({row.choice->seq.key(), row.end});
   }
   plan.admissions = std::move(state.admissions);
+  const auto handed_over = [this](const auto& planned) {
+    return choices_.at(planned.seq)->entry->request.phase ==
+           RequestPhase::kPrefill;
+  };
+  plan.alone = !plan.preempted.empty() ||
+               absl::c_any_of(plan.rows, handed_over) ||
+               absl::c_any_of(plan.admissions, handed_over);
   return plan;
 }
 
 bool Scheduler::Plannable(const Choice& choice) const {
-  return !choice.seq.caught_up() && !choice.preempt_pending &&
-         !choice.entry->paused;
+  return (!choice.seq.caught_up() || DrawsAhead(choice)) &&
+         !choice.preempt_pending && !choice.entry->paused;
+}
+
+bool Scheduler::DrawsAhead(const Choice& choice) const {
+  const Sequence& seq = choice.seq;
+  return seq.in_flight() == 1 && seq.launched_entries() == seq.length() &&
+         choice.group.size() == 1 &&
+         choice.entry->request.phase != RequestPhase::kPrefill &&
+         !StopsByLength(choice.entry->stop_rules, seq.generated() + 1,
+                        seq.length() + 1);
+}
+
+uint32_t Scheduler::RowEnd(const Choice& choice) const {
+  return choice.seq.length() + (DrawsAhead(choice) ? 1 : 0);
 }
 
 int64_t Scheduler::EffectivePriorityOf(const Choice& choice,
@@ -100,7 +121,7 @@ void Scheduler::PlanDecodeRows(PlanState& state) const {
     if (state.rows_left == 0 || state.tokens_left == 0) return;
     if (state.gone(*choice) || !Plannable(*choice)) continue;
     if (!MakeRoom(state, *choice)) continue;
-    PlanState::Row row{.choice = choice, .end = choice->seq.length()};
+    PlanState::Row row{.choice = choice, .end = RowEnd(*choice)};
     std::tie(row.blocks, row.copied_block) = RowNeeds(state, *choice, row.end);
     state.blocks_left -= row.blocks;
     if (row.copied_block != 0) ++state.given_up[row.copied_block];
@@ -131,7 +152,7 @@ bool Scheduler::MakeRoom(PlanState& state, const Choice& needy) const {
                            EffectivePriorityOf(choice, state.now_us),
                            choice.admission);
   };
-  while (RowNeeds(state, needy, needy.seq.length()).first > state.blocks_left) {
+  while (RowNeeds(state, needy, RowEnd(needy)).first > state.blocks_left) {
     // Blocks of a launched victim come back when its step retires.
     if (state.preempts_launched) return false;
     const Choice* victim = &needy;

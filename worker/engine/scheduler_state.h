@@ -21,8 +21,12 @@ struct Scheduler::Choice {
   Sequence seq;
   Phase phase = Phase::kUnborn;
   std::vector<BlockId> table;
-  // Replaced in `table` by an equal block while a launched step names them.
-  std::vector<BlockId> dropped;
+  // Replaced in `table` by an equal block; the newest step that may name it.
+  struct Dropped {
+    BlockId block = 0;
+    uint64_t step = 0;
+  };
+  std::vector<Dropped> dropped;
   uint32_t committed_blocks = 0;   // leading blocks of `table` in the cache
   std::optional<HashChain> chain;  // unset: no lookup, no commit
   // Choices that draw their first token from this one's prompt, itself first.

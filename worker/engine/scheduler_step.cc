@@ -121,9 +121,13 @@ void Scheduler::AddRow(Choice& choice, uint32_t end, StepPlan& step,
   row.seq = choice.seq.key();
   row.kv_before = begin;
   const auto& tokens = choice.seq.tokens();
-  row.tokens.assign(tokens.begin() + begin, tokens.begin() + end);
+  if (begin == tokens.size()) {
+    row.tokens = {kDrawnBefore};
+  } else {
+    row.tokens.assign(tokens.begin() + begin, tokens.begin() + end);
+  }
   row.blocks = choice.table;
-  const bool last = end == choice.seq.length();
+  const bool last = end >= choice.seq.length();
   for (Choice* sampled : choice.group) {
     AddStart(*sampled, step);
     if (last) row.samples.push_back(sampled->seq.key());
@@ -185,6 +189,7 @@ void Scheduler::Retire(const StepPlan& plan,
     } else if (!result.ok()) {
       EndRequest(entry, result.status());
     } else {
+      ReleaseDropped(choice, plan.step);
       CommitFullBlocks(choice);
       TakePromptLogprobs(entry, row, *result);
       if (!row_sampled.empty()) TakeSamples(choice, row_sampled);
@@ -203,9 +208,9 @@ void Scheduler::CommitFullBlocks(Choice& choice) {
   if (!choice.chain.has_value()) return;
   // Somebody may still read a block that an equal one replaces: a launched
   // step, or the transfer that was offered it.
-  const bool in_use = choice.seq.in_flight() > 0 ||
-                      (choice.entry->request.phase == RequestPhase::kPrefill &&
-                       !choice.entry->hold_released);
+  const bool offered = choice.entry->request.phase == RequestPhase::kPrefill &&
+                       !choice.entry->hold_released;
+  const bool in_use = choice.seq.in_flight() > 0 || offered;
   const uint32_t full = choice.seq.target_entries() / block_tokens_;
   for (; choice.committed_blocks < full; ++choice.committed_blocks) {
     BlockId& entry = choice.table[choice.committed_blocks];
@@ -214,14 +219,28 @@ void Scheduler::CommitFullBlocks(Choice& choice) {
         own, choice.chain->hashes()[choice.committed_blocks]);
     if (entry == own) continue;
     if (in_use) {
-      choice.dropped.push_back(own);
+      choice.dropped.push_back({own, next_step_ - 1});
     } else {
       allocator_.Unref(own);
     }
   }
-  if (in_use) return;
-  for (BlockId block : choice.dropped) allocator_.Unref(block);
-  choice.dropped.clear();
+}
+
+void Scheduler::ReleaseDropped(Choice& choice, uint64_t retired_step) {
+  const Entry& entry = *choice.entry;
+  if (entry.request.phase == RequestPhase::kPrefill && !entry.hold_released) {
+    return;
+  }
+  auto& dropped = choice.dropped;
+  size_t kept = 0;
+  for (const Choice::Dropped& d : dropped) {
+    if (d.step <= retired_step) {
+      allocator_.Unref(d.block);
+    } else {
+      dropped[kept++] = d;
+    }
+  }
+  dropped.resize(kept);
 }
 
 void Scheduler::TakePromptLogprobs(Entry& entry, const PlanRow& row,
@@ -375,7 +394,7 @@ absl::Status Scheduler::CheckInvariants() const {
   for (const auto& [key, choice] : choices_) {
     if (absl::Status s = CheckChoice(*choice); !s.ok()) return s;
     for (BlockId block : choice->table) ++refs[block];
-    for (BlockId block : choice->dropped) ++refs[block];
+    for (const auto& dropped : choice->dropped) ++refs[dropped.block];
     if (choice->phase == Phase::kWaiting) {
       waiting_tokens += choice->seq.length();
     }

@@ -38,7 +38,9 @@ void Sequence::Receive() {
 }
 
 void Sequence::LaunchTo(uint32_t end) {
-  SLUICE_CHECK(end > launched_entries_ && end <= length());
+  SLUICE_CHECK(end > launched_entries_);
+  const bool drawn_before = in_flight_ == 1 && launched_entries_ == length();
+  SLUICE_CHECK(end <= length() + (drawn_before ? 1 : 0));
   launched_entries_ = end;
   ++in_flight_;
 }
@@ -51,7 +53,8 @@ void Sequence::Retire(uint32_t end, bool ok) {
 }
 
 void Sequence::Append(TokenId token) {
-  SLUICE_CHECK(target_entries_ == length() && in_flight_ == 0);
+  SLUICE_CHECK(target_entries_ == length());
+  SLUICE_CHECK(launched_entries_ == target_entries_ + in_flight_);
   tokens_.push_back(token);
 }
 
@@ -67,7 +70,8 @@ absl::Span<const TokenId> Sequence::TakeEmitted() {
 
 absl::Status Sequence::CheckInvariants() const {
   if (prompt_tokens_ < 1 || prompt_tokens_ > length() ||
-      target_entries_ > launched_entries_ || launched_entries_ > length()) {
+      target_entries_ > launched_entries_ ||
+      launched_entries_ > length() + (in_flight_ == 2 ? 1 : 0)) {
     return absl::InternalError(
         absl::StrCat("sequence ", key_, ": P ", prompt_tokens_, " L ", length(),
                      " Ct ", target_entries_, " launched ", launched_entries_,

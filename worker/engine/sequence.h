@@ -37,17 +37,19 @@ class Sequence {
   uint32_t launched_entries() const { return launched_entries_; }
   uint32_t in_flight() const { return in_flight_; }  // launched, not retired
   // Every known token is computed or being computed.
-  bool caught_up() const { return launched_entries_ == length(); }
+  bool caught_up() const { return launched_entries_ >= length(); }
 
   // The first `entries` positions come from the prefix cache or a peer.
   void SkipTo(uint32_t entries);
   // The KV of every position came from a peer or from an equal sequence.
   void Receive();
-  // A step that computes [launched_entries, end) was launched.
+  // A step that computes [launched_entries, end) was launched: up to the known
+  // tokens, or one more behind a launched step that draws it.
   void LaunchTo(uint32_t end);
   // The oldest launched step ended at `end`; its KV is valid if `ok`.
   void Retire(uint32_t end, bool ok);
-  // The next token is known; every position before it is computed.
+  // The next token is known; every position before it is computed, its own
+  // perhaps launched.
   void Append(TokenId token);
   // KV is given up; tokens stay. No step is in flight.
   void Preempt();

@@ -23,12 +23,16 @@ struct SequenceStart {
   std::shared_ptr<const SamplingParams> sampling;
 };
 
+// Stands for the token that the row's sequence draws in the step before: a
+// step is launched while that one still runs.
+inline constexpr TokenId kDrawnBefore = -1;
+
 // One run of new tokens of one sequence: a chunk of a prompt or one decoded
 // token. Position of tokens[j] is kv_before + j.
 struct PlanRow {
   SequenceKey seq = 0;
-  uint32_t kv_before = 0;  // cache entries valid before the step
-  std::vector<TokenId> tokens;
+  uint32_t kv_before = 0;       // cache entries valid before the step
+  std::vector<TokenId> tokens;  // or one kDrawnBefore
   std::vector<BlockId> blocks;  // cover kv_before + tokens.size() entries
   // Sequences that draw their next token from the last row's logits: none for
   // a chunk that does not end its tokens, n for the prompt of n choices.

@@ -24,52 +24,37 @@ RankExecutor::RankExecutor(const StepRunnerOptions& options,
       thread_([this] { RunThread(); }) {}
 
 RankExecutor::~RankExecutor() {
-  {
-    MutexLock lock(mu_);
-    stop_ = true;
-  }
-  launched_.NotifyAll();
+  last_.store(launched_.value(), std::memory_order_relaxed);
+  launched_.Set(launched_.value() + 1);
   thread_.join();
 }
 
 void RankExecutor::Launch(std::shared_ptr<const StepPlan> plan) {
-  {
-    MutexLock lock(mu_);
-    SLUICE_CHECK(in_flight_ < 2);
-    ++in_flight_;
-    plans_.push_back(std::move(plan));
-  }
-  launched_.NotifyOne();
+  const uint32_t step = launched_.value();
+  SLUICE_CHECK(step - taken_ < 2);
+  slots_[step % 2].plan = std::move(plan);
+  launched_.Set(step + 1);
 }
 
-absl::StatusOr<StepResult> RankExecutor::Wait() {
-  MutexLock lock(mu_);
-  SLUICE_CHECK(in_flight_ > 0);
-  while (results_.empty()) done_.Wait(mu_);
-  absl::StatusOr<StepResult> result = std::move(results_.front());
-  results_.pop_front();
-  --in_flight_;
-  return result;
+absl::Status RankExecutor::Wait(StepResult* result) {
+  SLUICE_CHECK(launched_.value() != taken_);
+  done_.SleepForChange(taken_);
+  Slot& slot = slots_[taken_ % 2];
+  ++taken_;
+  std::swap(*result, slot.result);
+  slot.plan.reset();
+  return std::exchange(slot.status, absl::OkStatus());
 }
 
 void RankExecutor::RunThread() {
   pthread_setname_np(pthread_self(), "rank 0");
   if (pinned_ != nullptr) pinned_->PinThreads();
-  while (true) {
-    std::shared_ptr<const StepPlan> plan;
-    {
-      MutexLock lock(mu_);
-      while (plans_.empty() && !stop_) launched_.Wait(mu_);
-      if (plans_.empty()) return;
-      plan = std::move(plans_.front());
-      plans_.pop_front();
-    }
-    absl::StatusOr<StepResult> result = runner_->Run(*plan);
-    {
-      MutexLock lock(mu_);
-      results_.push_back(std::move(result));
-    }
-    done_.NotifyOne();
+  for (uint32_t step = 0;; ++step) {
+    launched_.WaitForChange(step);
+    if (last_.load(std::memory_order_relaxed) == step) return;
+    Slot& slot = slots_[step % 2];
+    slot.status = runner_->RunInto(*slot.plan, &slot.result);
+    done_.Set(step + 1);
   }
 }
 

@@ -1,12 +1,14 @@
 #ifndef WORKER_EXEC_RANK_EXECUTOR_H_
 #define WORKER_EXEC_RANK_EXECUTOR_H_
 
-#include <deque>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "base/mutex.h"
+#include "kernels/cpu/wait_word.h"
 #include "worker/engine/executor.h"
 #include "worker/exec/step_runner.h"
 
@@ -14,7 +16,9 @@ namespace sluice::worker {
 
 // The one rank of this worker: a thread that runs launched plans in order.
 // Launch() and Wait() belong to the engine thread. Destruction finishes what
-// was launched and joins the thread.
+// was launched and joins the thread. While a next step is launched, the rank
+// goes from one to the other without a lock, an allocation or a wait; its one
+// system call wakes the engine, which sleeps so that the rank has its core.
 class RankExecutor final : public Executor {
  public:
   // The errors of StepRunner::Create. Borrows what the options point to.
@@ -23,7 +27,7 @@ class RankExecutor final : public Executor {
   ~RankExecutor() override;
 
   void Launch(std::shared_ptr<const StepPlan> plan) override;
-  absl::StatusOr<StepResult> Wait() override;
+  absl::Status Wait(StepResult* result) override;
 
   int64_t buffer_bytes() const { return runner_->buffer_bytes(); }
 
@@ -31,17 +35,23 @@ class RankExecutor final : public Executor {
   RankExecutor(const StepRunnerOptions& options,
                std::unique_ptr<StepRunner> runner);
 
+  // One step in flight; two of them take turns. Whoever holds the step's
+  // number in launched_ or done_ holds the slot.
+  struct Slot {
+    std::shared_ptr<const StepPlan> plan;
+    absl::Status status;
+    StepResult result;
+  };
+
   void RunThread();
 
   kernels::ThreadPool* const pinned_;         // null: not to be pinned
   const std::unique_ptr<StepRunner> runner_;  // rank thread only
-  Mutex mu_;
-  CondVar launched_;
-  CondVar done_;
-  std::deque<std::shared_ptr<const StepPlan>> plans_ ABSL_GUARDED_BY(mu_);
-  std::deque<absl::StatusOr<StepResult>> results_ ABSL_GUARDED_BY(mu_);
-  int in_flight_ ABSL_GUARDED_BY(mu_) = 0;  // launched, not waited for
-  bool stop_ ABSL_GUARDED_BY(mu_) = false;
+  Slot slots_[2];                             // by number of the step
+  kernels::WaitWord launched_;                // steps, and one more to stop
+  kernels::WaitWord done_;                    // steps
+  uint32_t taken_ = 0;                        // steps waited for; engine thread
+  std::atomic<int64_t> last_{-1};             // step to end before, once known
   std::thread thread_;
 };
 

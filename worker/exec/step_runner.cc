@@ -19,6 +19,10 @@ std::string DigestOf(const float* logits, int64_t vocab) {
                            static_cast<size_t>(vocab) * sizeof(float)}));
 }
 
+bool DrawnBefore(const PlanRow& row) {
+  return row.tokens.size() == 1 && row.tokens[0] == kDrawnBefore;
+}
+
 absl::Status BadRow(const PlanRow& row, absl::string_view what) {
   return absl::InternalError(
       absl::StrCat("step plan, sequence ", row.seq, ": ", what));
@@ -110,12 +114,22 @@ absl::Status StepRunner::CheckRow(const PlanRow& row) const {
         row, absl::StrCat(row.blocks.size(), " blocks for ", end, " entries"));
   }
   const int64_t vocab = options_.model->config().vocab;
+  if (DrawnBefore(row)) {
+    if (row.samples.size() != 1 || row.samples[0] != row.seq) {
+      return BadRow(row, "does not sample after a token drawn before");
+    }
+    return CheckBlocks(row);
+  }
   for (TokenId token : row.tokens) {
     if (token < 0 || token >= vocab) {
       return BadRow(
           row, absl::StrCat("token ", token, " is outside [0, ", vocab, ")"));
     }
   }
+  return CheckBlocks(row);
+}
+
+absl::Status StepRunner::CheckBlocks(const PlanRow& row) const {
   for (BlockId block : row.blocks) {
     if (block == 0 || block >= options_.pool->num_blocks()) {
       return BadRow(row, absl::StrCat("block ", block, " is outside [1, ",
@@ -133,6 +147,14 @@ absl::Status StepRunner::AlignStates(const PlanRow& row) {
       return BadRow(row, absl::StrCat("samples unknown sequence ", key));
     }
     SequenceState& state = *it->second;
+    if (DrawnBefore(row)) {
+      // A draw that failed ended the sequence: nobody reads what follows.
+      if (state.tokens().size() == row.kv_before) state.Append(0);
+      if (state.tokens().size() == end) continue;
+      return BadRow(
+          row, absl::StrCat("sequence ", key, " has ", state.tokens().size(),
+                            " tokens, wants the one drawn at ", row.kv_before));
+    }
     // A token that the engine took from elsewhere comes with the row itself.
     for (size_t j = 0; j < row.tokens.size(); ++j) {
       if (row.kv_before + j == state.tokens().size()) {
@@ -190,6 +212,9 @@ void StepRunner::BuildInputs(const StepPlan& plan) {
   for (size_t r = 0; r < plan.rows.size(); ++r) {
     const PlanRow& row = plan.rows[r];
     ids_.insert(ids_.end(), row.tokens.begin(), row.tokens.end());
+    if (DrawnBefore(row)) {
+      ids_.back() = sequences_.at(row.seq)->tokens()[row.kv_before];
+    }
     for (size_t j = 0; j < row.tokens.size(); ++j) {
       const int64_t position = row.kv_before + static_cast<int64_t>(j);
       positions_.push_back(position);

@@ -83,6 +83,7 @@ class StepRunner {
   void Compute(const StepPlan& plan, StepResult* result);
   absl::Status CheckPlan(const StepPlan& plan) const;
   absl::Status CheckRow(const PlanRow& row) const;
+  absl::Status CheckBlocks(const PlanRow& row) const;
   // Brings the states of the sequences a row samples to the row's last token.
   absl::Status AlignStates(const PlanRow& row);
   void BuildInputs(const StepPlan& plan);

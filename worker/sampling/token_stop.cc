@@ -20,4 +20,9 @@ StopCause CheckStop(const StopRules& rules, TokenId token, uint32_t generated,
   return StopCause::kNone;
 }
 
+bool StopsByLength(const StopRules& rules, uint32_t generated,
+                   uint32_t length) {
+  return generated >= rules.max_tokens || length >= rules.length_limit;
+}
+
 }  // namespace sluice::worker

@@ -30,6 +30,9 @@ struct StopRules {
 StopCause CheckStop(const StopRules& rules, TokenId token, uint32_t generated,
                     uint32_t length);
 
+// Whether any token that brings the sequence to these counts ends it.
+bool StopsByLength(const StopRules& rules, uint32_t generated, uint32_t length);
+
 }  // namespace sluice::worker
 
 #endif  // WORKER_SAMPLING_TOKEN_STOP_H_

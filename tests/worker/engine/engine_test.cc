@@ -105,9 +105,10 @@ class FakeExecutor final : public Executor {
   void Launch(std::shared_ptr<const StepPlan> plan) override {
     launched_.push_back(std::move(plan));
     EXPECT_LE(launched_.size(), 2u);
+    if (launched_.size() == 2) ++launched_behind;
     ++launches;
   }
-  absl::StatusOr<StepResult> Wait() override {
+  absl::Status Wait(StepResult* result) override {
     const std::shared_ptr<const StepPlan> plan = launched_.front();
     launched_.pop_front();
     if (before) {
@@ -116,12 +117,14 @@ class FakeExecutor final : public Executor {
         return status;
       }
     }
-    return model.Run(*plan);
+    *result = model.Run(*plan);
+    return absl::OkStatus();
   }
 
   FakeModel model;
   std::function<absl::Status(const StepPlan&)> before;
   std::atomic<int> launches{0};
+  std::atomic<int> launched_behind{0};
 
  private:
   std::deque<std::shared_ptr<const StepPlan>> launched_;
@@ -276,6 +279,36 @@ TEST_F(EngineTest, ManyRequestsFromManyThreads) {
                 metrics_.prompt_external->value());
   EXPECT_EQ(metrics_.ledger_violations->value(), 0);
   EXPECT_EQ(Stats().ledger_violations, 0);
+}
+
+TEST_F(EngineTest, NextStepIsLaunchedBehindADecodeStep) {
+  Start();
+  EXPECT_TRUE(Submit(Make(1, 20, 30))->Wait().ok());
+  WaitUntilIdle();
+  // A step each token; all behind another but for that of the prompt, the one
+  // after it, and the last, which needs no successor.
+  EXPECT_EQ(executor_.launches, 30);
+  EXPECT_EQ(executor_.launched_behind, 28);
+
+  // A draw that ends the sequence: the row behind it is computed for nobody.
+  executor_.model.edit = [](SampledToken& token, uint32_t position) {
+    if (position == 25) token.token = 2;
+  };
+  auto stopped = Submit(Make(2, 20, 30));
+  EXPECT_TRUE(stopped->Wait().ok());
+  EXPECT_EQ(stopped->tokens().size(), 6u);
+  EXPECT_EQ(stopped->tokens().back(), 2);
+  EXPECT_EQ(stopped->usage().completion_tokens, 6u);
+
+  WaitUntilIdle();
+  executor_.model.edit = [](SampledToken& token, uint32_t position) {
+    if (position == 26) token.status = kernels::SampleStatus::kNotFinite;
+  };
+  EXPECT_EQ(
+      Submit(Make(3, 20, 30))->Wait(),
+      absl::InternalError("logits of request r at position 26 are not finite"));
+  WaitUntilIdle();
+  EXPECT_EQ(metrics_.ledger_violations->value(), 0);
 }
 
 TEST_F(EngineTest, CancelWhileAStepRuns) {

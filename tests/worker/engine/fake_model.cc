@@ -68,9 +68,15 @@ StepResult FakeModel::Run(const StepPlan& plan) {
 void FakeModel::RunRow(const PlanRow& row, std::set<uint64_t>& written,
                        StepResult& result) {
   const uint32_t bt = options_.block_tokens;
-  const State& state = sequences_.at(row.seq);
+  State& state = sequences_.at(row.seq);
   const auto end = static_cast<uint32_t>(row.kv_before + row.tokens.size());
-  SLUICE_CHECK(!row.tokens.empty() && end <= state.tokens.size());
+  SLUICE_CHECK(!row.tokens.empty());
+  if (row.tokens == std::vector<TokenId>{kDrawnBefore}) {
+    SLUICE_CHECK(row.samples == std::vector<SequenceKey>{row.seq});
+    // Ended by a draw that failed: what is drawn now, nobody may read.
+    if (state.tokens.size() == row.kv_before) state.tokens.push_back(0);
+  }
+  SLUICE_CHECK(end <= state.tokens.size());
   SLUICE_CHECK(row.blocks.size() == (end + bt - 1) / bt);
   for (BlockId block : row.blocks) {
     SLUICE_CHECK(block != 0 && block < options_.num_blocks);
@@ -78,7 +84,8 @@ void FakeModel::RunRow(const PlanRow& row, std::set<uint64_t>& written,
   for (uint32_t p = row.kv_before; p < end; ++p) {
     const uint64_t slot = uint64_t{row.blocks[p / bt]} * bt + p % bt;
     SLUICE_CHECK(written.insert(slot).second);
-    SLUICE_CHECK(row.tokens[p - row.kv_before] == state.tokens[p]);
+    const TokenId token = row.tokens[p - row.kv_before];
+    SLUICE_CHECK(token == kDrawnBefore || token == state.tokens[p]);
     pool_[slot] = state.tokens[p];
   }
   std::vector<TokenId> context;

@@ -101,6 +101,25 @@ bool SchedulerRig::Step() {
   return true;
 }
 
+bool SchedulerRig::StepAhead() {
+  bool did = !launched.empty();
+  for (int i = launched.empty() ? 0 : 1; i < 2; ++i) {
+    const SchedulePlan plan = Plan();
+    if (plan.empty() || (plan.alone && !launched.empty())) break;
+    const CommittedStep step = Commit(plan);
+    did = true;
+    if (step.plan->rows.empty()) break;
+    launched.push_back(step.plan);
+    // The hand-over hears of a chunk's end before the next step.
+    if (!step.chunks.empty()) break;
+  }
+  if (launched.empty()) return did;
+  const std::shared_ptr<const StepPlan> oldest = launched.front();
+  launched.pop_front();
+  Retire(*oldest);
+  return true;
+}
+
 void SchedulerRig::RunAll() {
   for (int steps = 0; Step(); ++steps) SLUICE_CHECK(steps < 100000);
 }

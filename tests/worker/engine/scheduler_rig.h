@@ -2,6 +2,7 @@
 #define TESTS_WORKER_ENGINE_SCHEDULER_RIG_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -59,6 +60,9 @@ class SchedulerRig {
   void Fail(const StepPlan& plan, const absl::Status& status);
   // One whole step; false if there was nothing to do.
   bool Step();
+  // As Step(), with the next step committed before the first retires wherever
+  // that is allowed. False if there was nothing to do.
+  bool StepAhead();
   // Until nothing is left to do; CHECKs that it ends.
   void RunAll();
   CancelState Cancel(RequestKey key,
@@ -77,6 +81,7 @@ class SchedulerRig {
   FakeModel model;
   std::unique_ptr<Scheduler> scheduler;
   int64_t now_us = 1000000;
+  std::deque<std::shared_ptr<const StepPlan>> launched;  // by StepAhead()
   std::map<RequestKey, Stream> streams;
   std::map<RequestKey, Request> requests;
 

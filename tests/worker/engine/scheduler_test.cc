@@ -508,13 +508,13 @@ TEST(SchedulerTest, AFailedStepFailsItsRowsAlone) {
 // Two steps in flight: the second chunk of a prompt beside the first.
 TEST(SchedulerTest, DedupUnderOverlapKeepsTheBlockUntilItsStepRetires) {
   SchedulerRig rig({.max_batch_seqs = 8, .max_batch_tokens = 16});
-  rig.Submit(Tokens(9, 1), 2);
-  rig.Submit(Tokens(9, 1), 2);
+  rig.Submit(Tokens(9, 1), 3);
+  rig.Submit(Tokens(9, 1), 3);
   const CommittedStep first = rig.Commit(rig.Plan());
   EXPECT_EQ(SchedulerRig::Rows(*first.plan), "1[0,9) 2[0,4)");
   const CommittedStep second = rig.Commit(rig.Plan());
-  EXPECT_EQ(SchedulerRig::Rows(*second.plan), "2[4,9)");
-  const BlockId own = second.plan->rows[0].blocks[0];
+  EXPECT_EQ(SchedulerRig::Rows(*second.plan), "1[9,10) 2[4,9)");
+  const BlockId own = second.plan->rows[1].blocks[0];
   const BlockId shared = first.plan->rows[0].blocks[0];
   rig.Retire(*first.plan);
   const BlockAllocator& blocks = rig.scheduler->blocks();
@@ -527,28 +527,28 @@ TEST(SchedulerTest, DedupUnderOverlapKeepsTheBlockUntilItsStepRetires) {
 }
 
 TEST(SchedulerTest, ALaunchedVictimReleasesWhenItsStepRetires) {
-  SchedulerRig rig({.usable_blocks = 10, .max_batch_tokens = 12});
-  rig.Submit(Tokens(10, 1), 9);
-  EXPECT_EQ(rig.StepRows(), "1[0,10)");
-  rig.Submit(Tokens(11, 2), 9);
-  EXPECT_EQ(rig.StepRows(), "1[10,11) 2[0,11)");
-  const RequestKey c = rig.Submit(Tokens(12, 3), 9);
+  SchedulerRig rig({.usable_blocks = 13, .max_batch_tokens = 16});
+  rig.Submit(Tokens(13, 1), 9);
+  EXPECT_EQ(rig.StepRows(), "1[0,13)");
+  rig.Submit(Tokens(14, 2), 9);
+  EXPECT_EQ(rig.StepRows(), "1[13,14) 2[0,14)");
+  const RequestKey c = rig.Submit(Tokens(16, 3), 9);
   const CommittedStep first = rig.Commit(rig.Plan());
-  EXPECT_EQ(SchedulerRig::Rows(*first.plan), "1[11,12) 2[11,12) 3[0,8)");
+  EXPECT_EQ(SchedulerRig::Rows(*first.plan), "1[14,15) 2[14,15) 3[0,12)");
   const CommittedStep second = rig.Commit(rig.Plan());
-  EXPECT_EQ(SchedulerRig::Rows(*second.plan), "3[8,12)");
+  EXPECT_EQ(SchedulerRig::Rows(*second.plan), "1[15,16) 2[15,16) 3[12,16)");
   rig.Retire(*first.plan);
   // 1 gets the last block; 2 has to wait for those of 3.
   const SchedulePlan plan = rig.Plan();
   EXPECT_EQ(plan.preempted, std::vector<SequenceKey>{3});
   const CommittedStep third = rig.Commit(plan);
-  EXPECT_EQ(SchedulerRig::Rows(*third.plan), "1[12,13)");
-  EXPECT_EQ(rig.scheduler->blocks().num_active(), 10);
+  EXPECT_EQ(SchedulerRig::Rows(*third.plan), "1[16,17)");
+  EXPECT_EQ(rig.scheduler->blocks().num_active(), 13);
   EXPECT_TRUE(rig.Plan().empty());  // left out at once
   rig.Retire(*second.plan);
   EXPECT_EQ(rig.streams[c].preempted, 1);
   EXPECT_EQ(rig.streams[c].tokens[0].size(), 1);  // kept
-  EXPECT_EQ(rig.scheduler->blocks().num_active(), 7);
+  EXPECT_EQ(rig.scheduler->blocks().num_active(), 9);
   rig.Retire(*third.plan);
   rig.RunAll();
   for (auto& [key, stream] : rig.streams) {

@@ -72,8 +72,10 @@ void AnswerHandover(SchedulerRig& rig, std::mt19937& rng) {
   }
 }
 
-void Walk(uint32_t seed, const SchedulerRig::Options& options) {
-  SCOPED_TRACE(absl::StrCat("seed ", seed, " blocks ", options.usable_blocks));
+// `ahead`: with two steps launched wherever the scheduler allows it.
+void Walk(uint32_t seed, const SchedulerRig::Options& options, bool ahead) {
+  SCOPED_TRACE(absl::StrCat("seed ", seed, " blocks ", options.usable_blocks,
+                            ahead ? " ahead" : ""));
   std::mt19937 rng(seed);
   SchedulerRig rig(options);
   const uint32_t limit = options.usable_blocks * options.block_tokens - 1;
@@ -90,11 +92,12 @@ void Walk(uint32_t seed, const SchedulerRig::Options& options) {
     } else if (what == 3) {
       AnswerHandover(rig, rng);
     } else {
-      rig.Step();
+      ahead ? rig.StepAhead() : rig.Step();
     }
   }
   for (int turn = 0; turn < 5000; ++turn) {
-    if (!rig.Step() && rig.scheduler->Counts(rig.now_us).live_requests == 0 &&
+    if (!(ahead ? rig.StepAhead() : rig.Step()) &&
+        rig.scheduler->Counts(rig.now_us).live_requests == 0 &&
         rig.first_tokens.empty() && rig.prefill_failed.empty() &&
         rig.withdrawn.empty()) {
       break;
@@ -118,21 +121,30 @@ void Walk(uint32_t seed, const SchedulerRig::Options& options) {
 
 TEST(SchedulerWalkTest, SmallestPools) {
   for (uint32_t seed = 0; seed < 30; ++seed) {
-    Walk(seed, {.usable_blocks = 2 + seed % 9,
-                .max_batch_seqs = 1 + seed % 5,
-                .max_batch_tokens = 12,
-                .eos_in = seed % 2 == 0 ? 15u : 0u});
+    for (const bool ahead : {false, true}) {
+      Walk(seed,
+           {.usable_blocks = 2 + seed % 9,
+            .max_batch_seqs = 1 + seed % 5,
+            .max_batch_tokens = 12,
+            .eos_in = seed % 2 == 0 ? 15u : 0u},
+           ahead);
+    }
   }
 }
 
 TEST(SchedulerWalkTest, MediumPoolsWithAging) {
   for (uint32_t seed = 100; seed < 120; ++seed) {
-    Walk(seed, {.usable_blocks = 12 + seed % 30,
-                .block_tokens = seed % 2 == 0 ? 4u : 8u,
-                .max_batch_seqs = 2 + seed % 7,
-                .max_batch_tokens = 16 + seed % 40,
-                .chunk_tokens = seed % 3 == 0 ? 8u : 0u,
-                .aging_ms = 500});
+    for (const bool ahead : {false, true}) {
+      Walk(seed,
+           {.usable_blocks = 12 + seed % 30,
+            .block_tokens = seed % 2 == 0 ? 4u : 8u,
+            .max_batch_seqs = 2 + seed % 7,
+            .max_batch_tokens = 16 + seed % 40,
+            .chunk_tokens = seed % 3 == 0 ? 8u : 0u,
+            .aging_ms = 500,
+            .eos_in = seed % 2 == 0 ? 15u : 0u},
+           ahead);
+    }
   }
 }
 

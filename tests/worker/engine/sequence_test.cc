@@ -56,6 +56,26 @@ TEST(SequenceTest, TransitionTable) {
   EXPECT_EQ(seq.TakeEmitted().size(), 2);
 }
 
+TEST(SequenceTest, ARowBehindTheStepThatDrawsItsToken) {
+  Sequence seq(1, {10, 11}, 2);
+  seq.LaunchTo(2);
+  seq.LaunchTo(3);  // the token at 2 is being drawn
+  Expect(seq, 2, 0, 3);
+  EXPECT_EQ(seq.in_flight(), 2);
+  EXPECT_TRUE(seq.caught_up());
+  EXPECT_DEATH(seq.LaunchTo(4), "CHECK failed");
+  seq.Retire(2, true);
+  seq.Append(20);
+  Expect(seq, 3, 2, 3);
+  seq.LaunchTo(4);
+  seq.Retire(3, true);
+  seq.Append(21);
+  Expect(seq, 4, 3, 4);
+  seq.Retire(4, true);
+  seq.Append(22);
+  Expect(seq, 5, 4, 4);
+}
+
 TEST(SequenceTest, EveryTokenIsEmittedOnceAlsoAcrossPreemption) {
   Sequence seq(1, {10, 11, 12, 13}, 3);  // one token generated elsewhere
   EXPECT_EQ(seq.generated(), 1);

@@ -254,19 +254,65 @@ TEST(RankExecutor, RunsPlansInOrderAndTellsLayers) {
   second.ends = {1};
   (*executor)->Launch(std::make_shared<const StepPlan>(first));
   (*executor)->Launch(std::make_shared<const StepPlan>(second));
-  const auto a = (*executor)->Wait();
-  ASSERT_TRUE(a.ok()) << a.status();
-  EXPECT_EQ(a->sampled.size(), 1u);
-  EXPECT_GT(a->compute_us, 0);
-  const auto b = (*executor)->Wait();
-  ASSERT_TRUE(b.ok()) << b.status();
-  EXPECT_TRUE(b->sampled.empty());
+  StepResult result;
+  ASSERT_TRUE((*executor)->Wait(&result).ok());
+  EXPECT_EQ(result.sampled.size(), 1u);
+  EXPECT_GT(result.compute_us, 0);
+  ASSERT_TRUE((*executor)->Wait(&result).ok());
+  EXPECT_TRUE(result.sampled.empty());
   EXPECT_EQ(observer.calls, (std::vector<std::pair<uint64_t, uint32_t>>{
                                 {1, 1}, {1, 2}, {1, 3}, {1, 4}}));
   // The sequence has ended: sampling it again is a plan's mistake.
   first.starts.clear();
   (*executor)->Launch(std::make_shared<const StepPlan>(first));
-  EXPECT_EQ((*executor)->Wait().status().code(), absl::StatusCode::kInternal);
+  EXPECT_EQ((*executor)->Wait(&result).code(), absl::StatusCode::kInternal);
+}
+
+// Single tokens of sequence 1 behind its prompt.
+StepPlan DecodeOf(const Rig& rig, uint64_t step, TokenId token) {
+  const auto prompt = static_cast<uint32_t>(Prompt().size());
+  StepPlan plan;
+  plan.step = step;
+  plan.rows = {{.seq = 1,
+                .kv_before = prompt + static_cast<uint32_t>(step) - 2,
+                .tokens = {token},
+                .blocks = rig.Blocks(1, 20),
+                .samples = {1}}};
+  return plan;
+}
+
+TEST(RankExecutor, ATokenDrawnBeforeIsTheOneOfTheStepBefore) {
+  std::vector<TokenId> expected;
+  {
+    Rig rig(Options());
+    auto result = rig.runner().Run(PrefillOf(rig, {1}, Greedy(8)));
+    for (uint64_t step = 2; step < 8; ++step) {
+      ASSERT_TRUE(result.ok()) << result.status();
+      expected.push_back(result->sampled[0].token);
+      result = rig.runner().Run(DecodeOf(rig, step, expected.back()));
+    }
+  }
+  Rig rig(Options());
+  auto executor = RankExecutor::Create(rig.runner_options());
+  ASSERT_TRUE(executor.ok()) << executor.status();
+  const auto launch = [&](StepPlan plan) {
+    (*executor)->Launch(std::make_shared<const StepPlan>(std::move(plan)));
+  };
+  launch(PrefillOf(rig, {1}, Greedy(8)));
+  StepResult result;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    launch(DecodeOf(rig, i + 2, kDrawnBefore));
+    ASSERT_TRUE((*executor)->Wait(&result).ok());
+    EXPECT_EQ(result.sampled[0].token, expected[i]) << i;
+  }
+  ASSERT_TRUE((*executor)->Wait(&result).ok());
+
+  // Two tokens on: nobody drew the one between.
+  launch(DecodeOf(rig, expected.size() + 4, kDrawnBefore));
+  const absl::Status gap = (*executor)->Wait(&result);
+  EXPECT_EQ(gap.code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(absl::StrContains(gap.message(), "wants the one drawn at"))
+      << gap;
 }
 
 TEST(StepRunner, RefusesAPoolOfAnotherShape) {
