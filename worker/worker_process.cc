@@ -217,6 +217,7 @@ struct WorkerProcess::Parts {
   bool splits() const { return options.role != v1::MIXED; }
 
   absl::Status LoadAndPlan();
+  void CountMemory(const char* kind, int64_t bytes);
   absl::Status SelectKernels();
   void DescribeWorker();
   absl::Status MakeTransfers(const TransferHooks& hooks);
@@ -252,6 +253,13 @@ absl::Status WorkerProcess::Parts::SelectKernels() {
   return absl::OkStatus();
 }
 
+void WorkerProcess::Parts::CountMemory(const char* kind, int64_t bytes) {
+  metrics
+      ->AddGauge("sluice_memory_bytes", "Memory by use.",
+                 {{"kind", kind}, {"device", "cpu"}})
+      .Set(static_cast<double>(bytes));
+}
+
 absl::Status WorkerProcess::Parts::LoadAndPlan() {
   const int64_t begin_us = clock->NowMicros();
   const int64_t free_bytes = FreeHostBytes();
@@ -282,10 +290,8 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
     Log(kWarn, "memory plan", {{"warning", warning}});
   }
   ASSIGN_OR_RETURN(pool, KvPool::Create(pool_options));
-  GaugeFamily& memory = metrics->AddGaugeFamily(
-      "sluice_memory_bytes", "Memory by use.", {"kind", "device"});
-  memory.With({"weights", "cpu"}).Set(loaded.weight_bytes);
-  memory.With({"kv", "cpu"}).Set(pool->size_bytes());
+  CountMemory("weights", loaded.weight_bytes);
+  CountMemory("kv", pool->size_bytes());
   Log(kInfo, "model loaded",
       {{"model", loaded.files.name},
        {"architecture", loaded.files.architecture},
@@ -409,6 +415,7 @@ absl::Status WorkerProcess::Parts::MakeEngine() {
       LogProfile);
   runner.profiler = profiler.get();
   ASSIGN_OR_RETURN(executor, RankExecutor::Create(runner));
+  CountMemory("activations", executor->buffer_bytes());
 
   EngineOptions engine_options;
   engine_options.num_blocks = pool->num_blocks();

@@ -9,8 +9,10 @@ from goals_machine import Machine, NotMeasured, note
 from goals_report import Goal, Line
 from goals_rows import LLAMA, VLLM, Goals
 
-PLAIN_ROWS = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "14", "15", "17"]
-AMX_ROWS = ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "14", "15"]
+PLAIN_ROWS = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "14", "15", "17",
+              "memory", "steady", "shared"]
+AMX_ROWS = ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "14", "15",
+            "memory", "steady", "shared"]
 
 
 def rows(goals):
@@ -48,6 +50,9 @@ def rows(goals):
         "17": lambda: goals.cold_row("17", [
             (False, Goal(value=1, less=True)),
             (True, Goal(value=0.5, less=True))]),
+        "memory": lambda: goals.memory_row("memory"),
+        "steady": lambda: goals.steady_row("steady"),
+        "shared": lambda: goals.shared_row("shared"),
         "A1": lambda: goals.decode_row("A1", {
             "q4_0": Goal(share=0.84, ratio=1.1),
             "q8_0": Goal(share=0.88, ratio=1.15),

@@ -126,6 +126,7 @@ class Sluice:
         http, router, ports = ports[0], ports[1:4], ports[4:]
         workers = [ports[3 * i:3 * i + 3] for i in range(len(roles))]
         self.url = f"http://127.0.0.1:{http}"
+        self.metrics = f"http://127.0.0.1:{workers[0][1]}/metrics"
         self.probes = [f"http://127.0.0.1:{w[2]}/readyz" for w in workers]
         for role, worker in zip(roles, workers):
             peers = [f"--kv.peers=127.0.0.1:{w[0]}" for w in workers

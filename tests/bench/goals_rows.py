@@ -2,15 +2,15 @@
 import pathlib
 import tempfile
 
-from goals_figures import Figures
+from goals_endurance import Endurance
 from goals_machine import NotMeasured, Processes, Sluice
-from goals_report import Goal, Line, Report
+from goals_report import Goal, Line, Report, short
 
 LLAMA, IK, VLLM = "llama.cpp", "ik_llama.cpp", "vLLM"
 R1B = "r1b {}, threads: {}"
 
 
-class Goals(Figures):
+class Goals(Endurance):
     """One method a kind of row. A side is a function that gives the figures
     of one round."""
 
@@ -192,6 +192,46 @@ class Goals(Figures):
             self.measure(row, [Line(f"product of 512 rows, {kind}", "Gop/s",
                                     "gops", goal, lambda _: peak, "oneDNN")],
                          {"sluice": lambda: self.product(kind)})
+
+    def memory_row(self, row):
+        """Of r1b in Q4_0: what the issue of the CPU path asks of memory."""
+        lines = [Line("worker's plan of memory, off by", "share", "plan_error",
+                      Goal(value=0.02, less=True)),
+                 Line("worker beyond weights and pool, of 10 % or 64 MiB",
+                      "share", "rest_share", Goal(value=1, less=True)),
+                 Line("router, idle", "MiB", "router_mib",
+                      Goal(value=64, less=True)),
+                 Line("router, an open stream", "KiB", "stream_kib",
+                      Goal(value=256, less=True))]
+        self.once(row, lines, "q4_0", self.memory)
+
+    def steady_row(self, row):
+        lines = [Line(f"10 minutes, clients: {self.counts['clients']}, last "
+                      "minute to the first", "share", "last_to_first",
+                      Goal(value=0.03, less=True)),
+                 Line("the worker grew by", "MiB", "grown_mib",
+                      Goal(value=16, less=True))]
+        self.once(row, lines, None, self.steady)
+
+    def shared_row(self, row):
+        self.once(row, [Line("two workers on the same two cores, to taking "
+                             "turns", "ratio", "ratio", Goal(value=0.9))],
+                  None, self.shared_cores)
+
+    def once(self, row, lines, kind, run):
+        """One round, of r1b or (None) of the small model: the bandwidth does
+        not matter to it."""
+        try:
+            figures = run(self.model(kind) if kind else
+                          self.options.small_model)
+        except NotMeasured as why:
+            for line in lines:
+                self.report.absent(row, line, why)
+            return
+        for line in lines:
+            value = figures[line.figure]
+            self.report.add(row, line, line.goal.met(None, None, value),
+                            value=short(value))
 
     def determinism_row(self, row):
         line = Line("cost of equal bits", "%", "", Goal(value=0, less=True))
