@@ -167,7 +167,7 @@ uint64_t NewGeneration() {
 
 HealthOptions WorkerHealthOptions() {
   return {.reasons = {"starting", "loading", "no_peer", "pool_stuck",
-                      "draining", "drained", "failed"},
+                      "quarantine", "draining", "drained", "failed"},
           .initial = {"starting", "loading"},
           .services = {"sluice.v1.Worker", "sluice.v1.Kv"}};
 }
@@ -594,6 +594,8 @@ v1::LedgerResponse WorkerProcess::Parts::MakeLedger() const {
   ledger.set_cached(stats->cached_blocks);
   ledger.set_active(stats->active_blocks);
   ledger.set_quarantined(stats->quarantined_blocks);
+  ledger.set_oldest_quarantine_ms(
+      static_cast<uint32_t>(stats->oldest_quarantine_us / 1000));
   ledger.set_open_transfers(OpenTransfers());
   return ledger;
 }
@@ -617,6 +619,10 @@ void WorkerProcess::Parts::AddReadinessChecks() {
     return stats->ledger_violations > 0;
   });
   if (!splits()) return;
+  health->AddReasonCheck("quarantine", [this] {
+    const SnapshotRef<EngineStats> stats = engine->stats();
+    return stats->quarantine_is_large();
+  });
   health->AddReasonCheck("no_peer", [this] {
     uint32_t up = 0;
     const auto peers = transfers->Peers();

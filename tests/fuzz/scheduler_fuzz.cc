@@ -59,6 +59,12 @@ class World {
     }
   }
   void Handover(uint8_t how) {
+    if (how % 2 == 1) {
+      for (RequestKey key : std::exchange(rig_.quarantined, {})) {
+        rig_.scheduler->RemoteReleased(key);
+        rig_.Settle();
+      }
+    }
     for (RequestKey key : std::exchange(rig_.withdrawn, {})) {
       rig_.reservations.erase(key);
       rig_.scheduler->RemoteFailed(key, absl::CancelledError(), how % 2 == 0,
@@ -68,8 +74,14 @@ class World {
     if (how % 4 == 0 && !rig_.reservations.empty()) {
       const RequestKey key = rig_.reservations.begin()->first;
       rig_.reservations.erase(key);
-      rig_.scheduler->RemoteFailed(key, absl::DataLossError("bad"),
-                                   how % 8 == 0, rig_.now_us);
+      if (how % 16 < 8) {
+        rig_.scheduler->RemoteFailed(key, absl::DataLossError("bad"),
+                                     how % 8 == 0, rig_.now_us);
+      } else {
+        rig_.scheduler->RemoteQuarantined(key, absl::DataLossError("bad"),
+                                          how % 8 == 0, rig_.now_us);
+        rig_.quarantined.push_back(key);
+      }
       rig_.Settle();
     }
     rig_.CompleteReservations();
@@ -96,6 +108,7 @@ class World {
     }
     Handover(1);
     SLUICE_CHECK(rig_.scheduler->blocks().num_active() == 0);
+    SLUICE_CHECK(rig_.scheduler->blocks().num_quarantined() == 0);
     for (RequestKey key : keys_) {
       SLUICE_CHECK(rig_.streams[key].status.has_value());
     }

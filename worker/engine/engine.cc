@@ -43,6 +43,14 @@ struct RemoteFailedMessage {
   absl::Status cause;
   bool recompute = false;
 };
+struct RemoteQuarantinedMessage {
+  RequestKey key = 0;
+  absl::Status cause;
+  bool recompute = false;
+};
+struct RemoteReleasedMessage {
+  RequestKey key = 0;
+};
 struct ReleaseHeldMessage {
   RequestKey key = 0;
 };
@@ -55,7 +63,8 @@ struct ResetMessage {};
 struct StopMessage {};
 using Message =
     std::variant<SubmitMessage, CancelMessage, RemoteReadyMessage,
-                 RemoteFailedMessage, ReleaseHeldMessage, PauseMessage,
+                 RemoteFailedMessage, RemoteQuarantinedMessage,
+                 RemoteReleasedMessage, ReleaseHeldMessage, PauseMessage,
                  DrainMessage, ResetMessage, StopMessage>;
 
 absl::string_view Name(CancelState state) {
@@ -115,6 +124,13 @@ class ThreadedEngine final : public Engine {
                     bool recompute) override {
     Post(RemoteFailedMessage{key, std::move(cause), recompute});
   }
+  void RemoteQuarantined(RequestKey key, absl::Status cause,
+                         bool recompute) override {
+    Post(RemoteQuarantinedMessage{key, std::move(cause), recompute});
+  }
+  void RemoteReleased(RequestKey key) override {
+    Post(RemoteReleasedMessage{key});
+  }
   void ReleaseHeld(RequestKey key) override { Post(ReleaseHeldMessage{key}); }
   void ResetPrefixCache() override { Post(ResetMessage{}); }
 
@@ -138,6 +154,10 @@ class ThreadedEngine final : public Engine {
   void Handle(CancelMessage& message);
   void Handle(RemoteReadyMessage& message);
   void Handle(RemoteFailedMessage& message);
+  void Handle(RemoteQuarantinedMessage& message);
+  void Handle(RemoteReleasedMessage& message) {
+    scheduler_->RemoteReleased(message.key);
+  }
   void Handle(ReleaseHeldMessage& message);
   void Handle(PauseMessage& message) {
     scheduler_->SetPaused(message.key, message.paused);
@@ -162,6 +182,7 @@ class ThreadedEngine final : public Engine {
   void CheckLedger();
   int64_t RetryHintMs() const;
   void CountCancel(CancelState state);
+  void CountRecompute(RequestKey key, bool recompute);
 
   void Deliver();
   void Deliver(StartedEvent& event);
@@ -270,11 +291,21 @@ void ThreadedEngine::Handle(RemoteReadyMessage& message) {
   scheduler_->RemoteReady(message.key, std::move(message.first), now());
 }
 
+void ThreadedEngine::CountRecompute(RequestKey key, bool recompute) {
+  const auto it = live_.find(key);
+  if (it != live_.end() && recompute) it->second.timeline.OnRecompute();
+}
+
 void ThreadedEngine::Handle(RemoteFailedMessage& message) {
-  const auto it = live_.find(message.key);
-  if (it != live_.end() && message.recompute) it->second.timeline.OnRecompute();
+  CountRecompute(message.key, message.recompute);
   scheduler_->RemoteFailed(message.key, message.cause, message.recompute,
                            now());
+}
+
+void ThreadedEngine::Handle(RemoteQuarantinedMessage& message) {
+  CountRecompute(message.key, message.recompute);
+  scheduler_->RemoteQuarantined(message.key, message.cause, message.recompute,
+                                now());
 }
 
 void ThreadedEngine::Handle(ReleaseHeldMessage& message) {
@@ -544,6 +575,7 @@ void ThreadedEngine::PublishStats() {
   stats_.held_seqs = counts.held_seqs;
   stats_.waiting_tokens = counts.waiting_tokens;
   stats_.oldest_wait_us = counts.oldest_wait_us;
+  stats_.oldest_quarantine_us = counts.oldest_quarantine_us;
   stats_.live_requests = counts.live_requests;
   stats_.draining = scheduler_->draining();
   published_.Publish(stats_);

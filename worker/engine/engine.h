@@ -50,6 +50,7 @@ struct EngineStats {
   uint32_t held_seqs = 0;     // prefilled, blocks pinned by a transfer
   uint64_t waiting_tokens = 0;
   int64_t oldest_wait_us = 0;
+  int64_t oldest_quarantine_us = 0;      // age; 0: nothing is quarantined
   int64_t last_step_end_us = 0;          // 0: none yet
   int64_t step_started_us = 0;           // of the step running now; 0: none
   int64_t last_progress_us = 0;          // some sequence got a token or a chunk
@@ -59,6 +60,11 @@ struct EngineStats {
   bool draining = false;
   uint64_t ledger_violations = 0;  // above 0: the worker must fail
   std::string ledger_error;        // what the last one was
+
+  // More than a quarter of the pool may still be written by others: not ready.
+  bool quarantine_is_large() const {
+    return uint64_t{4} * quarantined_blocks > usable_blocks;
+  }
 };
 
 // Changes of the prefix cache: first 8 bytes, little endian, of block hashes.
@@ -114,6 +120,11 @@ class Engine {
   // `recompute`: prefill here instead; else the request ends with `cause`.
   virtual void RemoteFailed(RequestKey key, absl::Status cause,
                             bool recompute) = 0;
+  // As RemoteFailed, but the source may still write the reserved blocks: they
+  // are given to nobody before RemoteReleased.
+  virtual void RemoteQuarantined(RequestKey key, absl::Status cause,
+                                 bool recompute) = 0;
+  virtual void RemoteReleased(RequestKey key) = 0;
   virtual void ReleaseHeld(RequestKey key) = 0;
 
   // Drops every cached hash.

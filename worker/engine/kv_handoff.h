@@ -37,15 +37,19 @@ struct FirstTokens {
 };
 
 // What the engine tells the KV hand-over. Called on the engine thread; must not
-// block. The replies are Engine::RemoteReady, RemoteFailed, ReleaseHeld.
+// block. The replies are Engine::RemoteReady, RemoteFailed, RemoteQuarantined
+// with RemoteReleased, ReleaseHeld.
 class KvHandoff {
  public:
   virtual ~KvHandoff() = default;
 
-  // kDecode: the blocks stay reserved until RemoteReady or RemoteFailed.
+  // kDecode: the blocks stay reserved until RemoteReady or RemoteFailed, or, if
+  // the source may write them beyond that, RemoteQuarantined and then
+  // RemoteReleased.
   virtual void OnReserved(const RemoteReservation& reservation) = 0;
   // kDecode: the request ended (cancel, deadline). Every operation on its
-  // blocks must be ended and then RemoteFailed called; only then are they free.
+  // blocks of ours must be ended and then RemoteFailed or RemoteQuarantined
+  // called; only then are they free, or quarantined.
   virtual void OnWithdrawn(RequestKey key, const absl::Status& cause) = 0;
 
   // kPrefill: launched; its layers become final as LayerObserver tells.

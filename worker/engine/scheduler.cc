@@ -526,6 +526,34 @@ void Scheduler::RemoteFailed(RequestKey key, const absl::Status& cause,
   EraseIfDone(*entry);
 }
 
+void Scheduler::RemoteQuarantined(RequestKey key, const absl::Status& cause,
+                                  bool recompute, int64_t now_us) {
+  Entry* const entry = Find(key);
+  if (entry == nullptr) return;
+  for (const auto& choice : entry->choices) {
+    if (choice == nullptr || (choice->phase != Phase::kRemote &&
+                              choice->phase != Phase::kWithdrawn)) {
+      continue;
+    }
+    Quarantined& held = quarantined_[key];
+    held.since_us = now_us;
+    // What the prefix cache lent was never offered to the source.
+    while (choice->table.size() > choice->committed_blocks) {
+      allocator_.Quarantine(choice->table.back());
+      held.blocks.push_back(choice->table.back());
+      choice->table.pop_back();
+    }
+  }
+  RemoteFailed(key, cause, recompute, now_us);
+}
+
+void Scheduler::RemoteReleased(RequestKey key) {
+  const auto it = quarantined_.find(key);
+  if (it == quarantined_.end()) return;
+  for (BlockId block : it->second.blocks) allocator_.ReleaseQuarantined(block);
+  quarantined_.erase(it);
+}
+
 void Scheduler::SetPaused(RequestKey key, bool paused) {
   if (Entry* const entry = Find(key); entry != nullptr) entry->paused = paused;
 }

@@ -75,7 +75,8 @@ struct SchedulerCounts {
   uint32_t held_seqs = 0;
   uint64_t waiting_tokens = 0;
   int64_t oldest_wait_us = 0;
-  uint64_t live_requests = 0;  // without a final status
+  int64_t oldest_quarantine_us = 0;  // 0: no block is quarantined
+  uint64_t live_requests = 0;        // without a final status
 };
 
 enum class CancelState : uint8_t {
@@ -123,6 +124,11 @@ class Scheduler {
   void RemoteReady(RequestKey key, FirstTokens first, int64_t now_us);
   void RemoteFailed(RequestKey key, const absl::Status& cause, bool recompute,
                     int64_t now_us);
+  // As RemoteFailed(), but the source may still write the blocks reserved for
+  // it: nobody gets them before RemoteReleased().
+  void RemoteQuarantined(RequestKey key, const absl::Status& cause,
+                         bool recompute, int64_t now_us);
+  void RemoteReleased(RequestKey key);
   void ReleaseHeld(RequestKey key);
 
   // The next step, with at most `prompt_tokens` of prompts; of less than a
@@ -167,6 +173,11 @@ class Scheduler {
   struct Entry;
   struct Choice;
   struct PlanState;
+  // Blocks that a source may still write, whatever became of the request.
+  struct Quarantined {
+    int64_t since_us = 0;
+    std::vector<BlockId> blocks;
+  };
 
   explicit Scheduler(const SchedulerOptions& options);
 
@@ -238,6 +249,7 @@ class Scheduler {
   void AppendToken(Choice& choice, TokenId token,
                    const TokenLogprobs* logprobs);
   absl::Status CheckChoice(const Choice& choice) const;
+  absl::Status CheckQuarantine() const;
 
   const SchedulerOptions options_;
   const uint32_t block_tokens_;
@@ -248,6 +260,7 @@ class Scheduler {
 
   absl::flat_hash_map<RequestKey, std::unique_ptr<Entry>> entries_;
   absl::flat_hash_map<SequenceKey, Choice*> choices_;
+  absl::flat_hash_map<RequestKey, Quarantined> quarantined_;
   std::vector<Choice*> waiting_;  // any order
   std::vector<Choice*> running_;  // oldest admission first
   Choice* partial_ = nullptr;

@@ -373,6 +373,10 @@ SchedulerCounts Scheduler::Counts(int64_t now_us) const {
     counts.oldest_wait_us =
         std::max(counts.oldest_wait_us, now_us - choice->queued_us);
   }
+  for (const auto& [key, held] : quarantined_) {
+    counts.oldest_quarantine_us =
+        std::max(counts.oldest_quarantine_us, now_us - held.since_us);
+  }
   return counts;
 }
 
@@ -408,7 +412,24 @@ absl::Status Scheduler::CheckInvariants() const {
   if (waiting_tokens != waiting_tokens_) {
     return absl::InternalError("queued tokens are miscounted");
   }
-  return absl::OkStatus();
+  return CheckQuarantine();
+}
+
+absl::Status Scheduler::CheckQuarantine() const {
+  uint32_t blocks = 0;
+  for (const auto& [key, held] : quarantined_) {
+    blocks += static_cast<uint32_t>(held.blocks.size());
+    for (BlockId block : held.blocks) {
+      if (allocator_.state(block) == BlockAllocator::State::kQuarantined) {
+        continue;
+      }
+      return absl::InternalError(absl::StrCat(
+          "block ", block, " may still be written for request ", key));
+    }
+  }
+  if (blocks == allocator_.num_quarantined()) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(
+      allocator_.num_quarantined(), " blocks are quarantined, found ", blocks));
 }
 
 absl::Status Scheduler::CheckChoice(const Choice& choice) const {

@@ -42,6 +42,9 @@ void DecodeSide::OnReserved(const RemoteReservation& reservation) {
   args.on_ended = [this, key](const TransferId&, const TransferResult& result) {
     OnTransferEnded(key, result);
   };
+  args.on_released = [this, key](const TransferId&) {
+    engine_->RemoteReleased(key);
+  };
   args.on_attachment = [this, key](const TransferId&,
                                    const absl::StatusOr<std::string>& bytes) {
     OnAttachment(key, bytes);
@@ -100,7 +103,8 @@ void DecodeSide::OnTransferEnded(RequestKey key, const TransferResult& result) {
   }
   if (on_transfer) on_transfer(result);
   if (!completed) {
-    Fail(key, cause.ok() ? absl::CancelledError("cancelled") : cause);
+    Fail(key, cause.ok() ? absl::CancelledError("cancelled") : cause,
+         result.quarantined);
   } else if (first.has_value()) {
     engine_->RemoteReady(key, *std::move(first));
   }
@@ -131,7 +135,8 @@ void DecodeSide::OnAttachment(RequestKey key,
   }
 }
 
-void DecodeSide::Fail(RequestKey key, const absl::Status& cause) {
+void DecodeSide::Fail(RequestKey key, const absl::Status& cause,
+                      bool quarantined) {
   bool recompute = false;
   {
     MutexLock lock(mu_);
@@ -140,7 +145,11 @@ void DecodeSide::Fail(RequestKey key, const absl::Status& cause) {
     recompute = it->second.prompt.recompute && !it->second.withdrawn;
     waiting_.erase(it);
   }
-  engine_->RemoteFailed(key, cause, recompute);
+  if (quarantined) {
+    engine_->RemoteQuarantined(key, cause, recompute);
+  } else {
+    engine_->RemoteFailed(key, cause, recompute);
+  }
 }
 
 }  // namespace sluice::worker

@@ -28,9 +28,10 @@ struct RemotePrompt {
 
 // Decode side of the hand-over: turns reserved blocks into a ticket, and a
 // completed transfer plus the first tokens into Engine::RemoteReady. Every
-// reservation gets exactly one RemoteReady or RemoteFailed. Called from the
-// engine thread and the transfer thread; its table is under one mutex, and no
-// call leaves while it is held.
+// reservation gets exactly one RemoteReady, RemoteFailed or RemoteQuarantined;
+// the last is followed by RemoteReleased when the source can write no more.
+// Called from the engine thread and the transfer thread; its table is under one
+// mutex, and no call leaves while it is held.
 class DecodeSide {
  public:
   explicit DecodeSide(kvtransfer::TransferEngine& transfers)
@@ -61,7 +62,8 @@ class DecodeSide {
   void OnTransferEnded(RequestKey key,
                        const kvtransfer::TransferResult& result);
   void OnAttachment(RequestKey key, const absl::StatusOr<std::string>& bytes);
-  void Fail(RequestKey key, const absl::Status& cause);
+  void Fail(RequestKey key, const absl::Status& cause,
+            bool quarantined = false);
 
   kvtransfer::TransferEngine& transfers_;
   Engine* engine_ = nullptr;

@@ -349,6 +349,30 @@ TEST_F(EngineTest, DeadlineFiresWithNoOtherTraffic) {
   WaitUntilIdle();
 }
 
+TEST_F(EngineTest, AQuarantineIsSeenUntilItsRelease) {
+  Start();
+  Request request = Make(1, 20, 5);
+  request.phase = RequestPhase::kDecode;
+  auto sink = Submit(request);
+  handoff_.WaitFor("reserved 1");
+  engine_->RemoteQuarantined(1, absl::UnavailableError("peer"), false);
+  EXPECT_EQ(sink->Wait(), absl::UnavailableError("peer"));
+  // The engine looks at its clock again and again; some turn publishes it.
+  clock_.AdvanceMs(40'000);
+  while (Stats().oldest_quarantine_us < 40'000'000) std::this_thread::yield();
+  EngineStats stats = Stats();
+  EXPECT_GT(stats.quarantined_blocks, 0);
+  EXPECT_EQ(stats.active_blocks, 0);
+  engine_->RemoteReleased(1);
+  while (Stats().quarantined_blocks > 0) std::this_thread::yield();
+  EXPECT_EQ(Stats().oldest_quarantine_us, 0);
+  stats.usable_blocks = 4 * stats.quarantined_blocks;
+  EXPECT_FALSE(stats.quarantine_is_large());
+  --stats.usable_blocks;
+  EXPECT_TRUE(stats.quarantine_is_large());
+  WaitUntilIdle();
+}
+
 TEST_F(EngineTest, PrefillTellsTheHandoverInOrder) {
   handoff_.on_launched = [this](const PromptChunk& chunk) {
     // No layer can be done before the hand-over knows of its chunk.

@@ -294,6 +294,76 @@ TEST(SchedulerCancelTest, WithdrawnBlocksWaitForTheTransfersEnd) {
   }
 }
 
+// What a source may still write belongs to nobody, while its request goes on
+// elsewhere or ends.
+TEST(SchedulerCancelTest, QuarantinedBlocksAreNobodysUntilReleased) {
+  for (const bool cancelled : {false, true}) {
+    SchedulerRig rig({.usable_blocks = 12});
+    // Leaves its two full blocks in the prefix cache.
+    const RequestKey first = rig.Submit(Make(RequestPhase::kBoth, 18, 9));
+    rig.RunAll();
+    const std::vector<std::vector<TokenId>> tokens = rig.streams[first].tokens;
+    ASSERT_GT(rig.scheduler->blocks().num_cached(), 0);
+    const RequestKey key = rig.Submit(Make(RequestPhase::kDecode, 18, 9));
+    rig.Step();
+    const RemoteReservation reservation = rig.reservations[key];
+    const size_t skipped = reservation.skip_tokens / 4;
+    ASSERT_GT(skipped, 0u);
+    const auto written =
+        static_cast<uint32_t>(reservation.blocks.size() - skipped);
+    ASSERT_GT(written, 0u);
+    if (cancelled) rig.Cancel(key);
+    rig.scheduler->RemoteQuarantined(key, absl::UnavailableError("peer"),
+                                     !cancelled, rig.now_us);
+    rig.reservations.clear();
+    rig.Settle();
+    const BlockAllocator& blocks = rig.scheduler->blocks();
+    EXPECT_EQ(blocks.num_quarantined(), written);
+    EXPECT_EQ(blocks.num_active(), 0);
+    rig.now_us += 7'000'000;
+    EXPECT_EQ(rig.scheduler->Counts(rig.now_us).oldest_quarantine_us,
+              7'000'000);
+    // As many prompts as the pool takes: no step names such a block.
+    for (int i = 0; i < 8; ++i) {
+      rig.Submit(Make(RequestPhase::kBoth, 18 + i, 9));
+    }
+    bool busy = true;
+    while (busy) {
+      busy = rig.Step();
+      for (size_t b = skipped; b < reservation.blocks.size(); ++b) {
+        ASSERT_EQ(blocks.state(reservation.blocks[b]),
+                  BlockAllocator::State::kQuarantined);
+      }
+    }
+    if (!cancelled) {
+      EXPECT_EQ(rig.streams[key].tokens, tokens);
+    }
+    rig.scheduler->RemoteReleased(key);
+    rig.scheduler->RemoteReleased(key);  // no more than once
+    rig.Settle();
+    EXPECT_EQ(blocks.num_quarantined(), 0);
+    EXPECT_EQ(rig.scheduler->Counts(rig.now_us).oldest_quarantine_us, 0);
+    ExpectClean(rig);
+  }
+}
+
+// A pool that is quarantined whole admits nobody; nothing is lost by it.
+TEST(SchedulerCancelTest, ARecomputeWaitsForItsOwnQuarantine) {
+  SchedulerRig rig({.usable_blocks = 6});
+  const RequestKey key = rig.Submit(Make(RequestPhase::kDecode, 18, 3));
+  rig.Step();
+  ASSERT_EQ(rig.reservations.count(key), 1u);
+  rig.scheduler->RemoteQuarantined(key, absl::DataLossError("digest"), true,
+                                   rig.now_us);
+  rig.Settle();
+  EXPECT_FALSE(rig.Step());
+  rig.scheduler->RemoteReleased(key);
+  rig.RunAll();
+  EXPECT_TRUE(rig.streams[key].status->ok());
+  EXPECT_EQ(rig.streams[key].tokens.at(0).size(), 3u);
+  ExpectClean(rig);
+}
+
 TEST(SchedulerCancelTest, ReservationsWaitLikeAnyOther) {
   SchedulerRig rig({.usable_blocks = 10});
   const RequestKey a = rig.Submit(Make(RequestPhase::kDecode, 20, 3));

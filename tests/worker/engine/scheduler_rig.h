@@ -88,6 +88,7 @@ class SchedulerRig {
   // What the hand-over would have been told.
   std::map<RequestKey, RemoteReservation> reservations;  // not yet answered
   std::vector<RequestKey> withdrawn;
+  std::vector<RequestKey> quarantined;  // by the test, not released yet
   std::vector<std::pair<RequestKey, uint64_t>> chunks_done;
   std::map<RequestKey, FirstTokens> first_tokens;
   std::map<RequestKey, absl::Status> prefill_failed;

@@ -1,5 +1,6 @@
 // Random workloads over small pools: everything ends, streams equal those of
 // an undisturbed run, the ledger balances (KV cache specification, 12.6-12.8).
+#include <algorithm>
 #include <random>
 #include <string>
 #include <vector>
@@ -48,18 +49,33 @@ std::vector<std::vector<TokenId>> Alone(const Request& request,
   return rig.streams[key].tokens;
 }
 
+// A failed receive, whose source may write on or not.
+void FailRemote(SchedulerRig& rig, std::mt19937& rng, RequestKey key,
+                const absl::Status& cause, bool recompute) {
+  rig.reservations.erase(key);
+  if (rng() % 2 == 0) {
+    rig.scheduler->RemoteFailed(key, cause, recompute, rig.now_us);
+  } else {
+    rig.scheduler->RemoteQuarantined(key, cause, recompute, rig.now_us);
+    rig.quarantined.push_back(key);
+  }
+  rig.Settle();
+}
+
 void AnswerHandover(SchedulerRig& rig, std::mt19937& rng) {
-  for (RequestKey key : std::exchange(rig.withdrawn, {})) {
-    rig.reservations.erase(key);
-    rig.scheduler->RemoteFailed(key, absl::CancelledError(), false, rig.now_us);
+  // In any order, some of them late.
+  std::shuffle(rig.quarantined.begin(), rig.quarantined.end(), rng);
+  while (!rig.quarantined.empty() && rng() % 3 != 0) {
+    rig.scheduler->RemoteReleased(rig.quarantined.back());
+    rig.quarantined.pop_back();
     rig.Settle();
   }
+  for (RequestKey key : std::exchange(rig.withdrawn, {})) {
+    FailRemote(rig, rng, key, absl::CancelledError(), false);
+  }
   if (rng() % 3 == 0 && !rig.reservations.empty()) {
-    const RequestKey key = rig.reservations.begin()->first;
-    rig.reservations.erase(key);
-    rig.scheduler->RemoteFailed(key, absl::DataLossError("bad"), true,
-                                rig.now_us);
-    rig.Settle();
+    FailRemote(rig, rng, rig.reservations.begin()->first,
+               absl::DataLossError("bad"), true);
   }
   rig.CompleteReservations();
   for (auto& [key, first] : std::exchange(rig.first_tokens, {})) {
@@ -99,12 +115,13 @@ void Walk(uint32_t seed, const SchedulerRig::Options& options, bool ahead) {
     if (!(ahead ? rig.StepAhead() : rig.Step()) &&
         rig.scheduler->Counts(rig.now_us).live_requests == 0 &&
         rig.first_tokens.empty() && rig.prefill_failed.empty() &&
-        rig.withdrawn.empty()) {
+        rig.withdrawn.empty() && rig.quarantined.empty()) {
       break;
     }
     if (turn % 4 == 0) AnswerHandover(rig, rng);
   }
   EXPECT_EQ(rig.scheduler->blocks().num_active(), 0);
+  EXPECT_EQ(rig.scheduler->blocks().num_quarantined(), 0);
   for (RequestKey key : keys) {
     const Stream& stream = rig.streams[key];
     ASSERT_TRUE(stream.status.has_value()) << key;

@@ -37,6 +37,14 @@ class RecordingEngine final : public Engine {
                     bool recompute) override {
     failed[key].push_back({std::move(cause), recompute});
   }
+  void RemoteQuarantined(RequestKey key, absl::Status cause,
+                         bool recompute) override {
+    quarantined[key].push_back({std::move(cause), recompute});
+  }
+  void RemoteReleased(RequestKey key) override {
+    EXPECT_EQ(quarantined.count(key), 1u) << "not before the end";
+    ++unfenced[key];
+  }
   void ReleaseHeld(RequestKey key) override { ++released[key]; }
   void ResetPrefixCache() override {}
   SnapshotRef<EngineStats> stats() const override {
@@ -46,7 +54,9 @@ class RecordingEngine final : public Engine {
   std::map<RequestKey, absl::Status> cancelled;
   std::map<RequestKey, std::vector<FirstTokens>> ready;
   std::map<RequestKey, std::vector<std::pair<absl::Status, bool>>> failed;
-  std::map<RequestKey, int> released;
+  std::map<RequestKey, std::vector<std::pair<absl::Status, bool>>> quarantined;
+  std::map<RequestKey, int> unfenced;  // RemoteReleased
+  std::map<RequestKey, int> released;  // ReleaseHeld
 };
 
 constexpr RequestKey kKey = 11;
@@ -57,8 +67,8 @@ constexpr uint32_t kLayers = 2;
 // A prefill and a decode side over loopback; the test plays both engines.
 class HandoffTest : public testing::Test {
  protected:
-  HandoffTest()
-      : pair_(LoopbackPairOptions()),
+  explicit HandoffTest(const LoopbackPairOptions& options = {})
+      : pair_(options),
         source_(*pair_.source_engine, kLayers, kBlockTokens),
         target_(*pair_.target_engine, kLayers, kBlockTokens) {
     source_.set_engine(&source_engine_);
@@ -242,6 +252,68 @@ TEST_F(HandoffTest, AnExpiredTransferIsRecomputed) {
   EXPECT_EQ(target_engine_.failed[kKey][0].first.code(),
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_TRUE(target_engine_.failed[kKey][0].second);
+}
+
+// Over puts, which land where and when the source wants.
+class PutHandoffTest : public HandoffTest {
+ protected:
+  PutHandoffTest()
+      : HandoffTest(
+            LoopbackPairOptions{.mode = kvtransfer::TransferMode::kPut}) {}
+
+  // The source's puts are under way, for so long.
+  void StartHeld(int64_t ms) {
+    pair_.fabric.SetJudge([ms](const kvtransfer::LoopbackEvent& event) {
+      kvtransfer::LoopbackFate fate;
+      if (event.kind == "put") fate.delay_ms = ms;
+      return fate;
+    });
+    Reserve();
+    StartPrefill();
+    ComputeAll();
+    pair_.Settle();
+    ASSERT_FALSE(TargetHolds());
+  }
+};
+
+TEST_F(PutHandoffTest, ACompletedPutIsReadyAndNeverQuarantined) {
+  Reserve();
+  StartPrefill();
+  ComputeAll();
+  source_.OnFirstTokens(kKey, First());
+  pair_.Run(50);
+  EXPECT_EQ(target_engine_.ready[kKey].size(), 1u);
+  EXPECT_TRUE(TargetHolds());
+  EXPECT_TRUE(target_engine_.quarantined.empty());
+}
+
+TEST_F(PutHandoffTest, BlocksOfAWithdrawnPutComeBackWhenItsSourceHasStopped) {
+  StartHeld(1000);
+  target_.OnWithdrawn(kKey, absl::CancelledError("cancelled"));
+  pair_.Run(100);
+  // The request has its end at once; its blocks have none yet.
+  ASSERT_EQ(target_engine_.quarantined[kKey].size(), 1u);
+  EXPECT_FALSE(target_engine_.quarantined[kKey][0].second);
+  EXPECT_TRUE(target_engine_.failed.empty());
+  EXPECT_TRUE(target_engine_.unfenced.empty());
+  EXPECT_TRUE(received_.quarantined);
+  EXPECT_FALSE(TargetHolds()) << "the put has landed already";
+  pair_.Run(1500);
+  EXPECT_TRUE(TargetHolds()) << "it lands before they are given back";
+  EXPECT_EQ(target_engine_.unfenced[kKey], 1);
+  EXPECT_EQ(target_engine_.quarantined[kKey].size(), 1u);
+  EXPECT_EQ(source_engine_.released[kKey], 1);
+}
+
+TEST_F(PutHandoffTest, AnExpiredPutIsRecomputedBesideItsQuarantine) {
+  StartHeld(8000);  // beyond the deadline
+  pair_.Run(5100);
+  ASSERT_EQ(target_engine_.quarantined[kKey].size(), 1u);
+  EXPECT_TRUE(target_engine_.quarantined[kKey][0].second) << "recompute";
+  EXPECT_TRUE(target_engine_.unfenced.empty());
+  pair_.Run(10'000);
+  EXPECT_EQ(target_engine_.unfenced[kKey], 1);
+  EXPECT_TRUE(target_engine_.failed.empty());
 }
 
 TEST(FirstTokensTest, MalformedBytesAreRefused) {

@@ -29,6 +29,8 @@ class IdleEngine final : public Engine {
   void StartDraining() override {}
   void RemoteReady(RequestKey, FirstTokens) override {}
   void RemoteFailed(RequestKey, absl::Status, bool) override {}
+  void RemoteQuarantined(RequestKey, absl::Status, bool) override {}
+  void RemoteReleased(RequestKey) override {}
   void ReleaseHeld(RequestKey) override {}
   void ResetPrefixCache() override {}
   SnapshotRef<EngineStats> stats() const override {
