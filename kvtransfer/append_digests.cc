@@ -27,6 +27,12 @@ AppendDigests::AppendDigests(const LayoutManifest& manifest, uint32_t replica)
   }
 }
 
+int64_t AppendDigests::BytesOfBlock(const GroupLayout& layout) {
+  return layout.layers *
+         static_cast<int64_t>(sizeof(std::atomic<uint16_t>) +
+                              layout.heads * sizeof(std::atomic<uint64_t>));
+}
+
 const AppendDigests::Group* AppendDigests::Find(uint32_t rank,
                                                 uint32_t group_id) const {
   for (const Rank& table : ranks_) {

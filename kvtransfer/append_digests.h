@@ -25,6 +25,8 @@ class AppendDigests {
  public:
   // Memory for replica `replica` of `manifest`, which is valid.
   AppendDigests(const LayoutManifest& manifest, uint32_t replica);
+  // Of that, for one block of one group.
+  static int64_t BytesOfBlock(const GroupLayout& layout);
 
   // Tokens [first_token, first_token + num_tokens), absolute positions, of one
   // block and layer (global); `group_index` counts in the rank's manifest.

@@ -73,7 +73,7 @@ struct LoadSizes {
 
 MemoryPlanInput PlanInput(const WorkerOptions& options,
                           const ModelConfig& config, const LoadSizes& sizes,
-                          int64_t block_bytes) {
+                          const kvtransfer::GroupLayout& layout) {
   MemoryPlanInput input;
   input.target = {.weight_bytes = sizes.weight_bytes,
                   .hidden = config.hidden,
@@ -82,7 +82,10 @@ MemoryPlanInput PlanInput(const WorkerOptions& options,
                   .head_dim = config.head_dim,
                   .ffn = config.ffn,
                   .vocab = config.vocab};
-  input.block_bytes = block_bytes;
+  input.block_bytes = layout.block_stride_bytes();
+  if (options.role == v1::PREFILL) {
+    input.block_digest_bytes = kvtransfer::AppendDigests::BytesOfBlock(layout);
+  }
   input.block_tokens = options.block_tokens;
   input.model_tokens = sizes.model_tokens;
   input.max_batch_seqs = options.max_batch_seqs;
@@ -100,8 +103,7 @@ absl::StatusOr<MemoryPlan> PlanPool(const WorkerOptions& options,
                                     KvPoolOptions& pool) {
   ASSIGN_OR_RETURN(const kvtransfer::GroupLayout layout, KvLayoutFor(pool));
   ASSIGN_OR_RETURN(MemoryPlan plan,
-                   PlanMemory(PlanInput(options, config, sizes,
-                                        layout.block_stride_bytes())));
+                   PlanMemory(PlanInput(options, config, sizes, layout)));
   pool.num_blocks = static_cast<uint32_t>(plan.num_blocks);
   return plan;
 }

@@ -90,6 +90,7 @@ absl::Status CheckInput(const MemoryPlanInput& in) {
       {"ffn", in.target.ffn, 1},
       {"vocab", in.target.vocab, 1},
       {"block bytes", in.block_bytes, 1},
+      {"block digest bytes", in.block_digest_bytes, 0},
       {"block_tokens", in.block_tokens, 1},
       {"model length", in.model_tokens, 1},
       {"max_batch_seqs", in.max_batch_seqs, 1},
@@ -126,9 +127,12 @@ MemoryPlan Count(const MemoryPlanInput& in) {
   for (const BudgetLine& line : plan.fixed) plan.fixed_bytes += line.bytes;
   plan.min_blocks = SequenceBlocks(in) + 1;
   plan.max_blocks = in.max_batch_seqs * SequenceBlocks(in) + 1;
-  const int64_t kv_bytes =
-      in.kv_bytes > 0 ? in.kv_bytes : plan.budget_bytes - plan.fixed_bytes;
-  const int64_t fit = kv_bytes > 0 ? kv_bytes / in.block_bytes : 0;
+  // An operator's choice is of the blocks alone.
+  const int64_t fit =
+      in.kv_bytes > 0
+          ? in.kv_bytes / in.block_bytes
+          : std::max<int64_t>(plan.budget_bytes - plan.fixed_bytes, 0) /
+                (in.block_bytes + in.block_digest_bytes);
   plan.num_blocks = in.blocks > 0 ? in.blocks : std::min(fit, plan.max_blocks);
   plan.kv_tokens = std::max<int64_t>(plan.num_blocks - 1, 0) * in.block_tokens;
   return plan;
@@ -158,7 +162,16 @@ std::string BudgetText(const MemoryPlanInput& in, const MemoryPlan& plan) {
       absl::StrCat("kv: ", plan.num_blocks, " blocks x ", in.block_bytes, " B");
   absl::StrAppend(&text, Line(kv, kv_bytes), "   ", plan.kv_tokens,
                   " tokens\n");
-  const int64_t unused = plan.budget_bytes - plan.fixed_bytes - kv_bytes;
+  const int64_t digest_bytes = plan.num_blocks * in.block_digest_bytes;
+  if (digest_bytes > 0) {
+    absl::StrAppend(&text,
+                    Line(absl::StrCat("kv digests: ", plan.num_blocks, " x ",
+                                      in.block_digest_bytes, " B"),
+                         digest_bytes),
+                    "\n");
+  }
+  const int64_t unused =
+      plan.budget_bytes - plan.fixed_bytes - kv_bytes - digest_bytes;
   absl::StrAppend(&text,
                   Line(unused >= 0 ? "unused" : "over the budget",
                        unused >= 0 ? unused : -unused),

@@ -33,6 +33,7 @@ struct MemoryPlanInput {
   PlannedDraft draft;
   int64_t element_bytes = 4;  // of a value between two ops
   int64_t block_bytes = 0;    // one block, all groups of target and draft
+  int64_t block_digest_bytes = 0;  // a source's digests of one block
   int64_t block_tokens = 64;
   int64_t model_tokens = 0;  // longest sequence
   int64_t draft_tokens = 0;  // K

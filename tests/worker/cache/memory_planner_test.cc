@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace sluice::worker {
 namespace {
@@ -124,6 +125,24 @@ TEST(MemoryPlanner, OperatorsChoiceReplacesTheBudget) {
   input.blocks = 2049;
   EXPECT_EQ(PlanMemory(input).status().code(),
             absl::StatusCode::kResourceExhausted);
+}
+
+// A prefill worker keeps digests of every block.
+TEST(MemoryPlanner, DigestsOfBlocksCount) {
+  MemoryPlanInput input = Example();
+  input.block_digest_bytes = 33 * (8 * 8 + 2);
+  const absl::StatusOr<MemoryPlan> plan = PlanMemory(input);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const int64_t each = input.block_bytes + input.block_digest_bytes;
+  EXPECT_EQ(plan->num_blocks, (plan->budget_bytes - plan->fixed_bytes) / each);
+  EXPECT_LT(plan->num_blocks, 6566);
+  EXPECT_TRUE(absl::StrContains(
+      plan->text, absl::StrCat("kv digests: ", plan->num_blocks, " x 2178 B")))
+      << plan->text;
+  const int64_t unused =
+      plan->budget_bytes - plan->fixed_bytes - plan->num_blocks * each;
+  EXPECT_TRUE(absl::StrContains(plan->text, absl::StrCat(" ", unused, " ")))
+      << plan->text;
 }
 
 TEST(MemoryPlanner, NeverMoreThanTheBatchCanUse) {
