@@ -473,10 +473,11 @@ void DestinationTransfer::PlaceBytes(Receiving& receiving, uint64_t offset,
     const uint64_t size =
         std::min<uint64_t>(run.wire_bytes - skip, payload.size());
     std::byte* to = TargetBytes(plan, run);
-    if (size == run.wire_bytes) {
+    const bool same_order = group.wire_order() == to_order;
+    if (size == run.wire_bytes && (context_->limits.digests || !same_order)) {
       receiving.digests[plan.SpanOf(run)] +=
           CopyRun(run.shape, group.wire_order(), payload.data(), to_order, to);
-    } else if (group.wire_order() == to_order) {
+    } else if (same_order) {
       std::memcpy(to + skip, payload.data(), size);
     } else {
       PlaceCanonicalPiece(run.shape, skip, size, payload.data(), to_order, to);
@@ -489,6 +490,7 @@ void DestinationTransfer::PlaceBytes(Receiving& receiving, uint64_t offset,
 // Runs that a message boundary cut were placed without a digest: read them
 // back, once they are whole.
 void DestinationTransfer::AddSplitRuns(Receiving& receiving) {
+  if (!context_->limits.digests) return;
   const RectanglePlan& plan = receiving.plan;
   const uint64_t message = context_->limits.stream_message_bytes;
   int64_t previous = -1;
