@@ -17,6 +17,8 @@ struct Region {
   std::string key;            // opaque name, new per process start
   std::byte* base = nullptr;  // our writable mapping
   uint64_t size_bytes = 0;
+  // Of the pool: "host", or the device it lies on as in GroupManifest.
+  std::string memory_kind = "host";
   int fd = -1;                // sealed memfd behind it, -1: private memory
   uint64_t probe_offset = 0;  // of 8 bytes a reader checks; in the file only
   uint64_t probe_value = 0;

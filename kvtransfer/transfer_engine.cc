@@ -46,6 +46,21 @@ absl::Status CheckRegion(const LayoutManifest& manifest, uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
+absl::Status CheckMemoryKind(const LayoutManifest& manifest,
+                             const std::string& kind) {
+  for (const ReplicaManifest& replica : manifest.replicas) {
+    for (const RankManifest& rank : replica.ranks) {
+      for (const GroupManifest& group : rank.groups) {
+        if (group.memory_kind == kind) continue;
+        return absl::InvalidArgumentError(
+            absl::StrCat("group ", group.id, " lies in ", group.memory_kind,
+                         " memory, its region in ", kind));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckStaging(const LayoutManifest& manifest,
                           const StagingArea& area, uint64_t size_bytes) {
   if (area.num_slots == 0) return absl::OkStatus();
@@ -122,6 +137,8 @@ absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Create(
   SLUICE_CHECK(options.clock != nullptr && options.control != nullptr);
   RETURN_IF_ERROR(ValidateManifest(options.manifest));
   RETURN_IF_ERROR(CheckRegion(options.manifest, options.region.size_bytes));
+  RETURN_IF_ERROR(
+      CheckMemoryKind(options.manifest, options.region.memory_kind));
   RETURN_IF_ERROR(CheckStaging(options.manifest, options.staging,
                                options.region.size_bytes));
   if (options.stream_message_bytes < (1 << 10) ||

@@ -405,7 +405,10 @@ absl::StatusOr<std::unique_ptr<UcxTransport>> UcxTransport::Create(
 UcxTransport::~UcxTransport() { SLUICE_CHECK(state_->operations.empty()); }
 
 absl::Status UcxTransport::Register(const Region& region) {
-  return absl::OkStatus();  // messages are copied: nothing to pin
+  if (region.memory_kind == "host") return absl::OkStatus();  // nothing to pin
+  return absl::UnimplementedError(
+      absl::StrCat("messages are placed by the CPU, which has no ",
+                   region.memory_kind, " memory"));
 }
 
 absl::StatusOr<LinkId> UcxTransport::Connect(const LinkArgs& args) {

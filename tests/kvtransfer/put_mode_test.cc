@@ -575,6 +575,20 @@ TEST(Staging, AreasAreChecked) {
   EXPECT_EQ(code({end, 0, 65}), kBad);
 }
 
+TEST(Regions, LieWhereTheManifestSays) {
+  LoopbackPair pair(Options(0));
+  LoopbackFabric fabric(&pair.clock, 1);
+  EngineOptions options;
+  options.manifest = pair.target.manifest;
+  options.region = pair.target.region;
+  options.region.memory_kind = "cuda";
+  options.control = fabric.MakeControl("x");
+  options.clock = &pair.clock;
+  EXPECT_EQ(TransferEngine::Create(std::move(options)).status(),
+            absl::InvalidArgumentError(
+                "group 0 lies in host memory, its region in cuda"));
+}
+
 TEST(Staging, LendsWhatIsFree) {
   StagingTable table({.offset = 128, .slot_bytes = 64, .num_slots = 3}, "key");
   const std::vector<uint32_t> two = table.Lend(2);

@@ -46,12 +46,17 @@ LayoutManifest MakeManifest(const KvWorkerSpec& spec) {
   return manifest;
 }
 
-KvWorker::KvWorker(const KvWorkerSpec& s) : spec(s), manifest(MakeManifest(s)) {
+KvWorker::KvWorker(const KvWorkerSpec& worker_spec, const Region& other)
+    : spec(worker_spec), manifest(MakeManifest(worker_spec)), region(other) {
   const uint64_t bytes = blocks_bytes() + spec.staging_bytes;
-  auto created = PoolMemory::Create(bytes);
-  SLUICE_CHECK(created.ok());
-  memory = *std::move(created);
-  std::memset(memory->base(), kUntouched, bytes);
+  if (region.base == nullptr) {
+    auto created = PoolMemory::Create(bytes);
+    SLUICE_CHECK(created.ok());
+    memory = *std::move(created);
+    region = memory->region();
+  }
+  SLUICE_CHECK(region.size_bytes >= bytes);
+  std::memset(region.base, kUntouched, bytes);
 }
 
 GroupLayout KvWorker::layout() const {
@@ -64,7 +69,7 @@ uint64_t KvWorker::blocks_bytes() const {
 }
 
 std::byte* KvWorker::block(uint32_t id) const {
-  return memory->base() + id * layout().block_stride_bytes();
+  return region.base + id * layout().block_stride_bytes();
 }
 
 void KvWorker::Fill(const std::vector<uint32_t>& blocks, uint32_t num_tokens,
@@ -75,8 +80,8 @@ void KvWorker::Fill(const std::vector<uint32_t>& blocks, uint32_t num_tokens,
       for (int head = 0; head < l.heads; ++head) {
         for (uint32_t token = 0; token < num_tokens; ++token) {
           std::byte* at =
-              memory->base() + l.HeadBlockOffset(blocks[token / l.block_tokens],
-                                                 layer, comp, head);
+              region.base + l.HeadBlockOffset(blocks[token / l.block_tokens],
+                                              layer, comp, head);
           for (int d = 0; d < l.head_dim; ++d) {
             const uint32_t v = ValueAt(seed, layer, comp, head, token, d);
             std::memcpy(
@@ -98,8 +103,8 @@ bool KvWorker::Holds(const std::vector<uint32_t>& blocks, uint32_t skip,
       for (int head = 0; head < l.heads; ++head) {
         for (uint32_t token = skip; token < num_tokens; ++token) {
           const std::byte* at =
-              memory->base() + l.HeadBlockOffset(blocks[token / l.block_tokens],
-                                                 layer, comp, head);
+              region.base + l.HeadBlockOffset(blocks[token / l.block_tokens],
+                                              layer, comp, head);
           for (int d = 0; d < l.head_dim; ++d) {
             const uint32_t v = ValueAt(seed, layer, comp, head, token, d);
             if (std::memcmp(

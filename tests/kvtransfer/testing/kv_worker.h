@@ -29,7 +29,8 @@ LayoutManifest MakeManifest(const KvWorkerSpec& spec);
 
 // One rank, one key-value group, and memory for it, filled with 0xEE.
 struct KvWorker {
-  explicit KvWorker(const KvWorkerSpec& spec);
+  // In `other`, if it has memory enough, which outlives the worker.
+  explicit KvWorker(const KvWorkerSpec& spec, const Region& other = {});
 
   GroupLayout layout() const;
   std::byte* block(uint32_t id) const;
@@ -47,7 +48,8 @@ struct KvWorker {
 
   KvWorkerSpec spec;
   LayoutManifest manifest;
-  std::unique_ptr<PoolMemory> memory;
+  std::unique_ptr<PoolMemory> memory;  // null: another's
+  Region region;
 };
 
 // ids first, first + step, ...

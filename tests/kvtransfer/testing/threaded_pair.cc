@@ -6,12 +6,20 @@
 
 #include "base/check.h"
 #include "kvtransfer/shm/shm_transport.h"
+#include "kvtransfer/ucx/ucx_put_transport.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 
 namespace sluice::kvtransfer {
 namespace {
 
 constexpr auto kLimit = std::chrono::seconds(20);
+constexpr uint32_t kSlots = 4;
+
+uint64_t RegionBytes(const KvWorkerSpec& spec) {
+  const LayoutManifest manifest = MakeManifest(spec);
+  const GroupManifest& group = manifest.replicas[0].ranks[0].groups[0];
+  return group.num_blocks * group.block_stride_bytes + spec.staging_bytes;
+}
 
 }  // namespace
 
@@ -25,6 +33,22 @@ std::unique_ptr<Transport> MakeRealTransport(const std::string& name) {
   if (!transport.ok()) {
     std::fprintf(stderr, "%s\n", transport.status().ToString().c_str());
   }
+  SLUICE_CHECK(transport.ok());
+  return *std::move(transport);
+}
+
+PutWorld::PutWorld(const KvWorkerSpec& spec) {
+  auto created = UcxPutContext::Create(PutWire::kSharedMemory);
+  SLUICE_CHECK(created.ok());
+  context = *std::move(created);
+  auto made = UcxPutMemory::Create(context, RegionBytes(spec));
+  SLUICE_CHECK(made.ok());
+  memory = *std::move(made);
+}
+
+std::unique_ptr<Transport> PutWorld::MakeTransport() const {
+  auto transport =
+      UcxPutTransport::Create({.context = context, .memory = memory.get()});
   SLUICE_CHECK(transport.ok());
   return *std::move(transport);
 }
@@ -43,11 +67,19 @@ void DirectControl::Connect(TransferEngine* other) {
 ThreadedWorker::ThreadedWorker(const KvWorkerSpec& spec,
                                const std::string& transport, bool sends,
                                const TransportWrap& wrap)
-    : kv(spec), control(spec.name) {
+    : put(transport == "ucx_put" ? std::make_unique<PutWorld>(spec) : nullptr),
+      kv(spec, put != nullptr ? put->memory->region() : Region{}),
+      control(spec.name) {
   EngineOptions options;
   options.manifest = kv.manifest;
-  options.region = kv.memory->region();
-  std::unique_ptr<Transport> wire = MakeRealTransport(transport);
+  options.region = kv.region;
+  if (spec.staging_bytes > 0) {
+    options.staging = {.offset = kv.blocks_bytes(),
+                       .slot_bytes = spec.staging_bytes / kSlots,
+                       .num_slots = kSlots};
+  }
+  std::unique_ptr<Transport> wire =
+      put != nullptr ? put->MakeTransport() : MakeRealTransport(transport);
   if (wrap) wire = wrap(std::move(wire));
   options.transports.push_back(std::move(wire));
   options.control = &control;
@@ -104,16 +136,32 @@ bool ThreadedPair::WaitForState(PeerState state) {
   return false;
 }
 
-ThreadedPair::Outcome ThreadedPair::Transfer(uint32_t num_tokens, uint32_t skip,
-                                             uint64_t sequence) {
+TransferId ThreadedPair::Start(ReceiveArgs receive, SendArgs send,
+                               uint64_t sequence) {
+  const uint32_t num_tokens = receive.num_tokens;
   source_blocks = Blocks(num_tokens, source.kv.spec.block_tokens, 2);
   target_blocks = Blocks(num_tokens, target.kv.spec.block_tokens, 1, 2);
   source.kv.Fill(source_blocks, num_tokens, sequence);
+  receive.blocks = target_blocks;
+  const absl::StatusOr<Ticket> ticket = target.engine->StartReceive(receive);
+  SLUICE_CHECK(ticket.ok());
+  send.ticket = *ticket;
+  SLUICE_CHECK(source.engine->StartSend(send).ok());
+  for (int layer = 0; layer < source.kv.spec.layers; ++layer) {
+    const uint32_t l = static_cast<uint32_t>(layer);
+    source.engine->OfferRectangle({.transfer_id = ticket->transfer_id,
+                                   .rectangle = {0, num_tokens, l, l + 1},
+                                   .blocks = source_blocks});
+  }
+  return ticket->transfer_id;
+}
+
+ThreadedPair::Outcome ThreadedPair::Transfer(uint32_t num_tokens, uint32_t skip,
+                                             uint64_t sequence) {
   std::promise<TransferResult> received;
   std::promise<TransferResult> sent;
   std::promise<std::string> attachment;
   ReceiveArgs receive;
-  receive.blocks = target_blocks;
   receive.skip_tokens = skip;
   receive.num_tokens = num_tokens;
   receive.deadline_ms = 20000;
@@ -124,21 +172,12 @@ ThreadedPair::Outcome ThreadedPair::Transfer(uint32_t num_tokens, uint32_t skip,
                               absl::StatusOr<std::string> bytes) {
     attachment.set_value(bytes.ok() ? *bytes : bytes.status().ToString());
   };
-  const absl::StatusOr<Ticket> ticket = target.engine->StartReceive(receive);
-  SLUICE_CHECK(ticket.ok());
   SendArgs send;
-  send.ticket = *ticket;
   send.on_ended = [&](const TransferId&, const TransferResult& result) {
     sent.set_value(result);
   };
-  SLUICE_CHECK(source.engine->StartSend(send).ok());
-  for (int layer = 0; layer < source.kv.spec.layers; ++layer) {
-    const uint32_t l = static_cast<uint32_t>(layer);
-    source.engine->OfferRectangle({.transfer_id = ticket->transfer_id,
-                                   .rectangle = {0, num_tokens, l, l + 1},
-                                   .blocks = source_blocks});
-  }
-  source.engine->SendAttachment(ticket->transfer_id, "first tokens");
+  source.engine->SendAttachment(
+      Start(std::move(receive), std::move(send), sequence), "first tokens");
   Outcome outcome;
   auto received_future = received.get_future();
   auto sent_future = sent.get_future();

@@ -9,12 +9,22 @@
 #include "base/mutex.h"
 #include "kvtransfer/transfer_engine.h"
 #include "kvtransfer/transfer_thread.h"
+#include "kvtransfer/ucx/ucx_put_context.h"
 #include "tests/kvtransfer/testing/kv_worker.h"
 
 namespace sluice::kvtransfer {
 
 // "shm" or "ucx" (loopback tcp); fails the process if it cannot be made.
 std::unique_ptr<Transport> MakeRealTransport(const std::string& name);
+
+// UCX's memory for a worker, and what writes into that of others.
+struct PutWorld {
+  explicit PutWorld(const KvWorkerSpec& spec);
+  std::unique_ptr<Transport> MakeTransport() const;
+
+  std::shared_ptr<UcxPutContext> context;
+  std::unique_ptr<UcxPutMemory> memory;
+};
 
 // Puts something between an engine and its wire; null: nothing.
 using TransportWrap =
@@ -33,11 +43,13 @@ class DirectControl : public ControlLink {
   TransferEngine* other_ ABSL_GUARDED_BY(mu_) = nullptr;
 };
 
-// One worker with a real transport and its own transfer thread.
+// One worker with a real transport, as above or "ucx_put" (over shared memory),
+// and its own transfer thread. Staging of a spec is cut into four slots.
 struct ThreadedWorker {
   ThreadedWorker(const KvWorkerSpec& spec, const std::string& transport,
                  bool sends, const TransportWrap& wrap = nullptr);
 
+  std::unique_ptr<PutWorld> put;  // of "ucx_put"
   KvWorker kv;
   DirectControl control;
   std::unique_ptr<TransferEngine> engine;
@@ -64,6 +76,9 @@ class ThreadedPair {
   };
   // One whole transfer, layer by layer, with an attachment; waits for it.
   Outcome Transfer(uint32_t num_tokens, uint32_t skip, uint64_t sequence);
+  // Starts both sides of one and offers all of it; the callbacks are the
+  // caller's.
+  TransferId Start(ReceiveArgs receive, SendArgs send, uint64_t sequence);
 
   ThreadedWorker source;
   ThreadedWorker target;
