@@ -5,13 +5,15 @@
 //   kv_bench [--sizes=4096,16384,65536,1048576] [--transports=shm,ucx]
 //            [--digests=off,append,offer] [--pool-mib=512] [--rounds=5]
 //            [--source=TOKENS:RANKS:ORDER] [--target=TOKENS:RANKS:ORDER]
-//            [--exposed | --idle]
+//            [--put-floor] [--exposed | --idle]
 // Sizes are bytes of a block of the source, all ranks together. With --source
 // or --target the two sides differ: blocks of TOKENS tokens, RANKS ranks,
 // canonical or cpu_tiles. Digests of the source are off; kept since the KV was
 // "written" (append, its cost apart); or read for the announcement (offer).
-// --exposed instead: a prompt of 2048 tokens offered
-// layer by layer, and the time from the last offer to the verified end.
+// --put-floor adds a floor: the source puts the blocks by UCX, into memory that
+// UCX allocated in the decode process. --exposed instead: a prompt of 2048
+// tokens offered layer by layer, and the time from the last offer to the
+// verified end.
 // --idle instead: how often the transfer threads of a quiet pair wake up.
 
 #include <sched.h>
@@ -45,6 +47,7 @@
 #include "kvtransfer/wire/kv_wire.h"
 #include "tools/kv_bench_channel.h"
 #include "tools/kv_bench_floor.h"
+#include "tools/kv_bench_put.h"
 #include "tools/kv_bench_worker.h"
 
 namespace sluice::kv_bench {
@@ -61,6 +64,7 @@ struct Options {
   SideShape target{.block_tokens = 0};
   bool exposed = false;
   bool idle = false;
+  bool put_floor = false;
 };
 
 // Bytes of a block -> layers, heads and tokens as models have them.
@@ -352,6 +356,7 @@ class Bench {
       blocks.emplace_back(source_blocks_[i] * BlockBytes(),
                           target_blocks_[i] * BlockBytes());
     }
+    if (options_.put_floor) RunPutFloor(blocks, round);
     for (const std::string& way : FloorWays()) {
       const double cpu = ProcessCpuSeconds();
       const auto start = SteadyClock::now();
@@ -370,6 +375,41 @@ class Bench {
                               .bytes = blocks.size() * BlockBytes(),
                               .posts = blocks.size()});
     }
+  }
+
+  // By the source, into memory of its own: UCX writes into no other.
+  void RunPutFloor(const Blocks& blocks, int round) {
+    if (put_ == nullptr) {
+      put_ = std::make_unique<PutFloor>(options_.pool_bytes);
+      channel_->Send(FrameKind::kPutPair, 0, "");
+      put_->Dial(Answer(FrameKind::kPaired).body);
+      put_->AwaitUp();
+      Answer(FrameKind::kDone);
+    }
+    channel_->Send(FrameKind::kPutBlocks, 0,
+                   BlocksToBody(blocks, BlockBytes()));
+    Answer(FrameKind::kDone);
+    const double prefill_cpu = SourceCpu();
+    const double decode_cpu = ProcessCpuSeconds();
+    const auto start = SteadyClock::now();
+    channel_->Send(FrameKind::kPut, 0, "");
+    Answer(FrameKind::kDone);
+    const double seconds =
+        std::chrono::duration<double>(SteadyClock::now() - start).count();
+    for (const auto& [from, to] : blocks) {
+      if (round > 0) break;  // compared once a size
+      if (std::memcmp(source_.base() + from, put_->base() + to, BlockBytes()) !=
+          0) {
+        Die("a put block differs");
+      }
+    }
+    if (round == 0) return;
+    floors_["ucx_put"].push_back(
+        {.seconds = seconds,
+         .decode_cpu = ProcessCpuSeconds() - decode_cpu,
+         .prefill_cpu = SourceCpu() - prefill_cpu,
+         .bytes = blocks.size() * BlockBytes(),
+         .posts = blocks.size()});
   }
 
   double SourceCpu() {
@@ -445,7 +485,9 @@ class Bench {
   void Report(uint64_t size) {
     double floor = 0;
     double floor_cpu = 0;
-    for (const std::string& way : FloorWays()) {
+    std::vector<std::string> ways = FloorWays();
+    ways.push_back("ucx_put");
+    for (const std::string& way : ways) {
       if (floors_[way].empty()) continue;
       const auto [rate, cpu] =
           Print(size, absl::StrCat("\"row\":\"floor\",\"way\":\"", way, "\""),
@@ -507,6 +549,7 @@ class Bench {
   std::vector<uint32_t> target_blocks_;
   uint32_t num_tokens_ = 0;
   std::map<std::string, std::vector<Sample>> floors_;
+  std::unique_ptr<PutFloor> put_;
   std::map<uint32_t, std::vector<Sample>> samples_;
   std::map<uint32_t, double> first_seconds_;
   std::map<uint32_t, double> append_cost_;
@@ -563,6 +606,8 @@ Options ParseOptions(int argc, char** argv) {
       options.target = ParseSide(arg);
     } else if (arg == "--exposed") {
       options.exposed = true;
+    } else if (arg == "--put-floor") {
+      options.put_floor = true;
     } else if (arg == "--idle") {
       options.idle = true;
     } else {

@@ -11,17 +11,21 @@ namespace sluice::kv_bench {
 
 // What travels between the two processes of the benchmark.
 enum class FrameKind : uint32_t {
-  kLayout,    // to the source: engines of a new layout, a Setup as text
-  kPair,      // PairRequest, answered by kPaired
-  kPaired,    // PairResponse
-  kLinkUp,    // no body
-  kControl,   // KvMessage
-  kAppend,    // a SendOrder without a ticket: the source digests its blocks as
-              // if it had just written them; answered by kDone
-  kSend,      // a SendOrder
-  kCpu,       // no body, answered by kCpuIs
-  kCpuIs,     // a double
-  kShutdown,  // ends the engines of a layout, answered by kDone
+  kLayout,     // to the source: engines of a new layout, a Setup as text
+  kPair,       // PairRequest, answered by kPaired
+  kPaired,     // PairResponse
+  kLinkUp,     // no body
+  kControl,    // KvMessage
+  kAppend,     // a SendOrder without a ticket: the source digests its blocks as
+               // if it had just written them; answered by kDone
+  kSend,       // a SendOrder
+  kCpu,        // no body, answered by kCpuIs
+  kCpuIs,      // a double
+  kPutPair,    // serve the floor of puts; answered by kPaired with an address,
+               // and by kDone once its link is up
+  kPutBlocks,  // blocks to put, answered by kDone
+  kPut,        // put them, answered by kDone when all have landed
+  kShutdown,   // ends the engines of a layout, answered by kDone
   kDone,
   kQuit,
 };

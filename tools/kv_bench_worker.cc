@@ -15,6 +15,7 @@
 #include "kvtransfer/shm/shm_transport.h"
 #include "kvtransfer/ucx/ucx_transport.h"
 #include "kvtransfer/wire/kv_wire.h"
+#include "tools/kv_bench_put.h"
 
 namespace sluice::kv_bench {
 
@@ -264,6 +265,24 @@ class Source {
             std::string(reinterpret_cast<const char*>(&cpu), sizeof cpu));
         break;
       }
+      case FrameKind::kPutPair:
+        put_ = std::make_unique<PutFloor>(4096);
+        put_->Serve();
+        channel_.Send(FrameKind::kPaired, 0, put_->address());
+        put_->AwaitUp();
+        channel_.Send(FrameKind::kDone, 0, "");
+        break;
+      case FrameKind::kPutBlocks: {
+        Blocks blocks;
+        const uint64_t block_bytes = BlocksFromBody(frame.body, blocks);
+        put_->Prepare(pool_.base(), blocks, block_bytes);
+        channel_.Send(FrameKind::kDone, 0, "");
+        break;
+      }
+      case FrameKind::kPut:
+        put_->Run();
+        channel_.Send(FrameKind::kDone, 0, "");
+        break;
       case FrameKind::kShutdown:
         workers_.clear();
         channel_.Send(FrameKind::kDone, 0, "");
@@ -342,6 +361,7 @@ class Source {
   Shape shape_;
   std::vector<std::unique_ptr<BenchWorker>> workers_;
   std::thread prefill_;
+  std::unique_ptr<PutFloor> put_;
 };
 
 }  // namespace

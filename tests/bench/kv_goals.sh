@@ -37,7 +37,7 @@ trap 'rm -rf "$out"' EXIT
 
 # 1. Copies of scattered blocks, floors and transfers in one run.
 "$bench" --transports=shm --digests=off,append,offer --rounds="$rounds" \
-  > "$out/shm"
+  --put-floor > "$out/shm"
 
 # 2. The stream, beside ucx_perftest's active messages over the same wire.
 perftest() {  # message bytes, count
