@@ -580,7 +580,7 @@ int64_t TransferEngine::Core::SleepMicros() const {
   return std::max<int64_t>(1, next_ms - now_ms) * 1000;
 }
 
-int64_t TransferEngine::Core::RunOnce() {
+int64_t TransferEngine::Core::RunOnce(bool may_sleep) {
   bool busy = RunInbox();
   for (const auto& transport : options.transports) {
     busy = transport->Progress(*this, false) || busy;
@@ -593,6 +593,7 @@ int64_t TransferEngine::Core::RunOnce() {
   busy = HandleLost() || busy;
   Retire(now_ms);
   if (busy) return 0;
+  if (!may_sleep) return SleepMicros();
   for (const auto& transport : options.transports) {
     busy = transport->Progress(*this, true) || busy;
   }

@@ -33,7 +33,7 @@ class TransferEngine::Core : public TransportEvents {
   ~Core() override;
 
   absl::Status Start();
-  int64_t RunOnce();
+  int64_t RunOnce(bool may_sleep);
   void CheckInvariants() const;
 
   // Commands, on the transfer thread.

@@ -598,10 +598,10 @@ uint64_t SourceTransfer::AckedBytes() const {
 std::vector<std::byte> SourceTransfer::Gather(const RectanglePlan& plan,
                                               uint64_t offset,
                                               uint64_t size) const {
-  std::vector<std::byte> payload(size);
+  std::vector<std::byte> payload;
+  payload.reserve(size);
   std::vector<std::byte> canonical;
-  uint64_t filled = 0;
-  for (uint32_t i = plan.FindRun(offset); filled < size; ++i) {
+  for (uint32_t i = plan.FindRun(offset); payload.size() < size; ++i) {
     const RectanglePlan::Run run = plan.run(i);
     const StreamGroup& group = plan.stream().groups[run.group_index];
     const InnerOrder order = group.source.layout.inner_order;
@@ -611,10 +611,10 @@ std::vector<std::byte> SourceTransfer::Gather(const RectanglePlan& plan,
       CopyRun(run.shape, order, bytes, group.wire_order(), canonical.data());
       bytes = canonical.data();
     }
-    const uint64_t skip = offset + filled - run.wire_offset;
-    const uint64_t count = std::min(run.wire_bytes - skip, size - filled);
-    std::memcpy(payload.data() + filled, bytes + skip, count);
-    filled += count;
+    const uint64_t skip = offset + payload.size() - run.wire_offset;
+    const uint64_t count =
+        std::min(run.wire_bytes - skip, size - payload.size());
+    payload.insert(payload.end(), bytes + skip, bytes + skip + count);
   }
   return payload;
 }

@@ -299,7 +299,9 @@ bool TransferEngine::drained() const {
   return core_->drained.load(std::memory_order_acquire);
 }
 
-int64_t TransferEngine::RunOnce() { return core_->RunOnce(); }
+int64_t TransferEngine::RunOnce(bool may_sleep) {
+  return core_->RunOnce(may_sleep);
+}
 
 std::vector<int> TransferEngine::Descriptors() const {
   std::vector<int> descriptors;

@@ -118,8 +118,9 @@ class TransferEngine {
   // --- transfer thread ----------------------------------------------------
 
   // One bounded round of work. Returns for how many microseconds the thread
-  // may sleep unless woken or a descriptor is readable; 0: call again.
-  int64_t RunOnce();
+  // may sleep unless woken or a descriptor is readable; 0: call again. Without
+  // `may_sleep` it must call again all the same, and nothing was published.
+  int64_t RunOnce(bool may_sleep = true);
   // Descriptors to watch, fixed after creation. `wake` rings when another
   // thread posted, and is not called any more once another is set.
   std::vector<int> Descriptors() const;

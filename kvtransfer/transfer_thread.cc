@@ -11,8 +11,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "base/clock.h"
 
 namespace sluice::kvtransfer {
+namespace {
+
+constexpr int64_t kStayAwakeUs = 50;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<TransferThread>> TransferThread::Start(
     TransferEngine* engine, sluice::Heartbeat* heartbeat) {
@@ -53,10 +59,18 @@ TransferThread::~TransferThread() {
 }
 
 void TransferThread::Run() {
+  // What comes next while data flows comes within microseconds; to be woken for
+  // it costs the sender as much as to send it.
+  int64_t awake_until_us = 0;
   while (!engine_->drained()) {
     if (heartbeat_ != nullptr) heartbeat_->Tick();
-    const int64_t sleep_us = engine_->RunOnce();
-    if (sleep_us <= 0) continue;
+    const bool awake = SystemClock::Get().NowMicros() < awake_until_us;
+    const int64_t sleep_us = engine_->RunOnce(/*may_sleep=*/!awake);
+    if (sleep_us <= 0) {
+      awake_until_us = SystemClock::Get().NowMicros() + kStayAwakeUs;
+      continue;
+    }
+    if (awake) continue;
     epoll_event events[8];
     // Rounded up: a sleep of 0 would spin through the last millisecond.
     const int timeout_ms = static_cast<int>((sleep_us + 999) / 1000);

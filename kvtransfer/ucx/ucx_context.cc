@@ -93,7 +93,9 @@ absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(
                   // defaults it is copied and cut into pieces of 64 KiB, which
                   // costs a quarter of the rate.
                   {"ZCOPY_THRESH", "1k"},
-                  {"TCP_RX_SEG_SIZE", "256k"},
+                  // UCX_TCP_RX_SEG_SIZE, by the only name that reaches it from
+                  // here (1.13.1): with a prefix it is ignored.
+                  {"RX_SEG_SIZE", "256k"},
                   {"KEEPALIVE_INTERVAL", "1s"}};
   ucs_status_t status = UCS_OK;
   for (const auto& setting : settings) {
