@@ -69,12 +69,22 @@ struct LoadSizes {
   int64_t free_bytes = 0;  // before the load
   int64_t weight_bytes = 0;
   int64_t model_tokens = 0;
+  const CausalLm* model = nullptr;  // null: not loaded, the plan is a bound
 };
 
 MemoryPlanInput PlanInput(const WorkerOptions& options,
                           const ModelConfig& config, const LoadSizes& sizes,
                           const kvtransfer::GroupLayout& layout) {
   MemoryPlanInput input;
+  if (sizes.model != nullptr) {
+    input.buffer_bytes = [&options, &sizes](const MemoryPlanInput& in) {
+      return StepRunner::BufferBytes(*sizes.model,
+                                     {.max_tokens = in.max_batch_tokens,
+                                      .max_kv_len = in.model_tokens,
+                                      .max_logit_rows = in.max_batch_seqs,
+                                      .threads = options.threads});
+    };
+  }
   input.target = {.weight_bytes = sizes.weight_bytes,
                   .hidden = config.hidden,
                   .heads = config.heads,
@@ -286,7 +296,8 @@ absl::Status WorkerProcess::Parts::LoadAndPlan() {
                    PlanPool(options, config,
                             {.free_bytes = free_bytes,
                              .weight_bytes = loaded.weight_bytes,
-                             .model_tokens = model_tokens},
+                             .model_tokens = model_tokens,
+                             .model = loaded.model.get()},
                             pool_options));
   for (const std::string& warning : plan.warnings) {
     Log(kWarn, "memory plan", {{"warning", warning}});
@@ -724,7 +735,8 @@ absl::StatusOr<std::string> CheckText(const WorkerOptions& options) {
                    PlanPool(options, summary.config,
                             {.free_bytes = FreeHostBytes(),
                              .weight_bytes = summary.weight_bytes,
-                             .model_tokens = summary.files.max_context},
+                             .model_tokens = summary.files.max_context,
+                             .model = nullptr},
                             pool));
   return plan.text;
 }

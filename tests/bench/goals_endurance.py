@@ -11,7 +11,7 @@ from goals_figures import Figures
 from goals_machine import NotMeasured, Processes, Sluice
 
 MIB = 1 << 20
-USED = ("target weights", "activations", "logits", "step inputs", "kv:")
+USED = ("target weights", "step buffers", "step inputs", "kv:")
 
 
 def pss_bytes(pid, name=""):

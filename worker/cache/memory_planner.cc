@@ -53,11 +53,17 @@ std::vector<BudgetLine> FixedLines(const MemoryPlanInput& in) {
                ? std::string("draft weights")
                : absl::StrCat("draft weights (", in.draft.shared, " shared)"),
        .bytes = in.draft.weight_bytes});
-  const int64_t per_token = ActivationBytesPerToken(in);
-  add({.name =
-           absl::StrCat("activations ", in.max_batch_tokens, " x ", per_token),
-       .bytes = in.max_batch_tokens * per_token});
-  add(LogitsLine(in));
+  if (in.buffer_bytes) {
+    add({.name = absl::StrCat("step buffers ", in.max_batch_tokens, " tokens, ",
+                              in.max_batch_seqs, " seqs"),
+         .bytes = in.buffer_bytes(in)});
+  } else {
+    const int64_t per_token = ActivationBytesPerToken(in);
+    add({.name = absl::StrCat("activations ", in.max_batch_tokens, " x ",
+                              per_token),
+         .bytes = in.max_batch_tokens * per_token});
+    add(LogitsLine(in));
+  }
   add({.name = "hidden states",
        .bytes = in.max_batch_tokens * in.draft.features * in.target.hidden *
                 in.element_bytes});

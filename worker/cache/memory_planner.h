@@ -2,6 +2,7 @@
 #define WORKER_CACHE_MEMORY_PLANNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,10 @@ struct MemoryPlanInput {
   PlannedModel target;
   PlannedDraft draft;
   int64_t element_bytes = 4;  // of a value between two ops
-  int64_t block_bytes = 0;    // one block, all groups of target and draft
+  // All work memory of steps with this input's limits, as their executor counts
+  // it; unset: activations and logits by a formula that bounds any executor's.
+  std::function<int64_t(const MemoryPlanInput&)> buffer_bytes;
+  int64_t block_bytes = 0;         // one block, all groups of target and draft
   int64_t block_digest_bytes = 0;  // a source's digests of one block
   int64_t block_tokens = 64;
   int64_t model_tokens = 0;  // longest sequence

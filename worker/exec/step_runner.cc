@@ -40,6 +40,12 @@ KvPoolOptions PoolOptionsFor(const ModelConfig& config, kernels::KvDtype dtype,
           .dtype = dtype};
 }
 
+int64_t StepRunner::BufferBytes(const CausalLm& model,
+                                const StepLimits& limits) {
+  return model.BufferBytes(limits) +
+         kernels::SampleScratchBytes(model.config().vocab, limits.threads);
+}
+
 absl::StatusOr<std::unique_ptr<StepRunner>> StepRunner::Create(
     const StepRunnerOptions& options) {
   const ModelConfig& config = options.model->config();

@@ -56,6 +56,9 @@ class StepRunner {
   static absl::StatusOr<std::unique_ptr<StepRunner>> Create(
       const StepRunnerOptions& options);
 
+  // buffer_bytes() of a runner with these limits.
+  static int64_t BufferBytes(const CausalLm& model, const StepLimits& limits);
+
   // kInternal for a plan that cannot be run (it names what is wrong); then
   // nothing was computed, but `ends` and `starts` are done.
   absl::StatusOr<StepResult> Run(const StepPlan& plan);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -86,24 +87,38 @@ CausalLm::CausalLm(ModelConfig config, DecoderWeights weights,
       weights_(std::move(weights)),
       rope_(config_.rope, max_positions) {}
 
-absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
-    const StepLimits& limits) const {
-  const ModelConfig& c = config_;
-  auto b = std::make_unique<ForwardBuffers>();
-  b->limits_ = limits;
-  b->slice_rows_ = std::min(kSliceRows, limits.max_tokens);
-  int64_t activation_bytes =
-      weights_.output_head().ScratchBytes(limits.max_logit_rows);
+// Of every buffer, in bytes.
+struct CausalLm::BufferSizes {
+  int64_t slice_rows = 0;
+  int64_t floats[6] = {};  // in the order they are cut
+  int64_t activation_bytes = 0;
   int64_t gated_bytes = 0;
+  int64_t attention_bytes = 0;
+
+  int64_t total() const {
+    int64_t bytes = PieceCutter::PieceBytes(activation_bytes) +
+                    PieceCutter::PieceBytes(gated_bytes) +
+                    PieceCutter::PieceBytes(attention_bytes);
+    for (int64_t count : floats) bytes += PieceCutter::PieceBytes(count * 4);
+    return bytes;
+  }
+};
+
+CausalLm::BufferSizes CausalLm::SizesFor(const StepLimits& limits) const {
+  const ModelConfig& c = config_;
+  BufferSizes sizes;
+  sizes.slice_rows = std::min(kSliceRows, limits.max_tokens);
+  sizes.activation_bytes =
+      weights_.output_head().ScratchBytes(limits.max_logit_rows);
   int64_t gate_up_width = c.ffn;
   for (const DecoderLayerWeights& layer : weights_.layers) {
     for (const Linear* linear :
          {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
-      activation_bytes =
-          std::max(activation_bytes, linear->ScratchBytes(b->slice_rows_));
+      sizes.activation_bytes = std::max(sizes.activation_bytes,
+                                        linear->ScratchBytes(sizes.slice_rows));
     }
-    gated_bytes =
-        std::max(gated_bytes, layer.down.ScratchBytes(b->slice_rows_));
+    sizes.gated_bytes =
+        std::max(sizes.gated_bytes, layer.down.ScratchBytes(sizes.slice_rows));
     if (layer.gate_up.row_order() != RowOrder::kPairedPanels) {
       gate_up_width = 2 * c.ffn;
     }
@@ -112,27 +127,38 @@ absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
       limits.max_tokens * c.hidden,
       limits.max_tokens * (c.q_width() + 2 * c.kv_width()),
       limits.max_tokens * c.q_width(),
-      b->slice_rows_ * gate_up_width,
+      sizes.slice_rows * gate_up_width,
       limits.max_logit_rows * c.vocab,
       limits.max_logit_rows * c.hidden};
-  const int64_t attention_bytes =
+  std::copy(std::begin(floats), std::end(floats), sizes.floats);
+  sizes.attention_bytes =
       kernels::AttentionScratchBytes({.max_tokens = limits.max_tokens,
                                       .max_kv_len = limits.max_kv_len,
                                       .heads = c.heads,
                                       .head_dim = c.head_dim,
                                       .threads = limits.threads});
-  int64_t total = PieceCutter::PieceBytes(activation_bytes) +
-                  PieceCutter::PieceBytes(gated_bytes) +
-                  PieceCutter::PieceBytes(attention_bytes);
-  for (int64_t count : floats) total += PieceCutter::PieceBytes(count * 4);
-  ASSIGN_OR_RETURN(b->memory_, PageMemory::Allocate(total, "activations"));
+  return sizes;
+}
+
+int64_t CausalLm::BufferBytes(const StepLimits& limits) const {
+  return SizesFor(limits).total();
+}
+
+absl::StatusOr<std::unique_ptr<ForwardBuffers>> CausalLm::MakeBuffers(
+    const StepLimits& limits) const {
+  const BufferSizes sizes = SizesFor(limits);
+  auto b = std::make_unique<ForwardBuffers>();
+  b->limits_ = limits;
+  b->slice_rows_ = sizes.slice_rows;
+  ASSIGN_OR_RETURN(b->memory_,
+                   PageMemory::Allocate(sizes.total(), "activations"));
   PieceCutter cutter(b->memory_);
   float** targets[] = {&b->residual_, &b->qkv_,    &b->attended_,
                        &b->gate_up_,  &b->logits_, &b->logit_input_};
-  for (int i = 0; i < 6; ++i) *targets[i] = cutter.TakeFloats(floats[i]);
-  b->activations_ = cutter.Take(activation_bytes);
-  b->gated_ = cutter.Take(gated_bytes);
-  b->attention_ = cutter.Take(attention_bytes);
+  for (int i = 0; i < 6; ++i) *targets[i] = cutter.TakeFloats(sizes.floats[i]);
+  b->activations_ = cutter.Take(sizes.activation_bytes);
+  b->gated_ = cutter.Take(sizes.gated_bytes);
+  b->attention_ = cutter.Take(sizes.attention_bytes);
   return b;
 }
 

@@ -54,6 +54,8 @@ class CausalLm {
   int64_t max_positions() const { return rope_.view().positions; }
   const kernels::RopeTable rope() const { return rope_.view(); }
 
+  // What MakeBuffers() takes.
+  int64_t BufferBytes(const StepLimits& limits) const;
   // kResourceExhausted when the memory cannot be had.
   absl::StatusOr<std::unique_ptr<ForwardBuffers>> MakeBuffers(
       const StepLimits& limits) const;
@@ -73,6 +75,9 @@ class CausalLm {
                                           ForwardBuffers* buffers) const;
 
  private:
+  struct BufferSizes;
+
+  BufferSizes SizesFor(const StepLimits& limits) const;
   void Attention(const kernels::OpContext& context, const kernels::OpTable& ops,
                  const StepInputs& in, int64_t layer, ForwardBuffers* b) const;
   void Mlp(const kernels::OpContext& context, const kernels::OpTable& ops,

@@ -145,6 +145,35 @@ TEST(MemoryPlanner, DigestsOfBlocksCount) {
       << plan->text;
 }
 
+TEST(MemoryPlanner, AnExecutorCountsItsOwnBuffers) {
+  MemoryPlanInput input = Example();
+  const absl::StatusOr<MemoryPlan> bound = PlanMemory(input);
+  ASSERT_TRUE(bound.ok()) << bound.status();
+  input.buffer_bytes = [](const MemoryPlanInput& in) {
+    return in.max_batch_tokens * 1000 + in.max_batch_seqs;
+  };
+  const absl::StatusOr<MemoryPlan> plan = PlanMemory(input);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const int64_t buffers = 8192 * 1000 + 256;
+  EXPECT_TRUE(absl::StrContains(plan->text, "step buffers 8192 tokens, 256"))
+      << plan->text;
+  EXPECT_TRUE(absl::StrContains(plan->text, absl::StrCat(" ", buffers, " ")));
+  EXPECT_FALSE(absl::StrContains(plan->text, "activations"));
+  EXPECT_FALSE(absl::StrContains(plan->text, "logits"));
+  // Instead of the two lines that stand in the specification's example.
+  EXPECT_EQ(plan->fixed_bytes,
+            bound->fixed_bytes - 905969664 - 656670720 + buffers);
+
+  // Advice tries other limits, with their buffers.
+  input.buffer_bytes = [](const MemoryPlanInput& in) {
+    return in.max_batch_tokens > 100 ? int64_t{1} << 40 : 1;
+  };
+  const absl::Status status = PlanMemory(input).status();
+  EXPECT_TRUE(
+      absl::StrContains(status.message(), "--sched.max_batch_tokens=100"))
+      << status;
+}
+
 TEST(MemoryPlanner, NeverMoreThanTheBatchCanUse) {
   MemoryPlanInput input = Example();
   input.max_batch_seqs = 2;
