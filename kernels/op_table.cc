@@ -4,6 +4,7 @@
 #include "kernels/cpu/ops_avx2.h"
 #include "kernels/cpu/ops_avx512.h"
 #include "kernels/cpu/ops_portable.h"
+#include "kernels/unchecked_op_table.h"
 
 namespace sluice::kernels {
 namespace {
@@ -58,15 +59,36 @@ constexpr OpTable kAvx512 = {
     .logprobs = LogprobsAvx512,
 };
 
-constexpr OpTable WithBf16(OpTable table) {
-  table.name = "cpu.avx512_bf16";
-  table.isa = Isa::kAvx512Bf16;
-  table.matmul = MatmulAvx512Bf16;
+// Levels that differ from kAvx512 in their products alone.
+constexpr OpTable WithProducts(absl::string_view name, Isa isa,
+                               MatmulFn matmul) {
+  OpTable table = kAvx512;
+  table.name = name;
+  table.isa = isa;
+  table.matmul = matmul;
   return table;
 }
-constexpr OpTable kAvx512Bf16 = WithBf16(kAvx512);
+constexpr OpTable kAvx512Bf16 =
+    WithProducts("cpu.avx512_bf16", Isa::kAvx512Bf16, MatmulAvx512Bf16);
+constexpr OpTable kAmx = WithProducts("cpu.amx", Isa::kAmx, MatmulAvx512);
 
 }  // namespace
+
+const OpTable& UncheckedOpTable(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable:
+      return kPortable;
+    case Isa::kAvx2:
+      return kAvx2;
+    case Isa::kAvx512:
+      return kAvx512;
+    case Isa::kAvx512Bf16:
+      return kAvx512Bf16;
+    case Isa::kAmx:
+      return kAmx;
+  }
+  return kPortable;
+}
 
 absl::StatusOr<const OpTable*> SelectOpTable(Isa isa) {
   const Isa detected = DetectIsa();
@@ -75,17 +97,7 @@ absl::StatusOr<const OpTable*> SelectOpTable(Isa isa) {
         absl::StrCat("instruction set ", Name(isa),
                      " is not available; this machine has ", Name(detected)));
   }
-  switch (isa) {
-    case Isa::kPortable:
-      return &kPortable;
-    case Isa::kAvx2:
-      return &kAvx2;
-    case Isa::kAvx512:
-      return &kAvx512;
-    case Isa::kAvx512Bf16:
-      return &kAvx512Bf16;
-  }
-  return &kPortable;
+  return &UncheckedOpTable(isa);
 }
 
 }  // namespace sluice::kernels

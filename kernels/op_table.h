@@ -17,23 +17,24 @@
 namespace sluice::kernels {
 
 // Instruction-set levels of x86, lowest first; all give the same bits.
-enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16 };
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 inline constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512,
-                                   Isa::kAvx512Bf16};
+                                   Isa::kAvx512Bf16, Isa::kAmx};
 
 absl::string_view Name(Isa isa);  // "portable", "avx2", "avx512",
-                                  // "avx512_bf16"
+                                  // "avx512_bf16", "amx"
 
 // kInvalidArgument for an unknown name.
 absl::StatusOr<Isa> ParseIsa(absl::string_view name);
 
-// The highest level this CPU and operating system run.
+// The highest level this CPU and operating system run. The first call asks the
+// system for AMX's tiles, for the whole process; refused, the level is lower.
 Isa DetectIsa();
 
 // One function per operator. Filled once, immutable, never null: a level
 // without its own version of an op names the next lower one.
 struct OpTable {
-  absl::string_view name;  // "cpu.portable", "cpu.avx2", "cpu.avx512"
+  absl::string_view name;  // "cpu.portable", "cpu.avx2", ..., "cpu.amx"
   Isa isa = Isa::kPortable;
   EmbeddingFn embedding = nullptr;
   RmsNormFn rms_norm = nullptr;

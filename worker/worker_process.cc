@@ -59,9 +59,10 @@ constexpr int64_t kProgressUs = 1'000'000;  // between lines of a long load
 constexpr int64_t kStepTimeoutMs = 120'000;
 constexpr int64_t kRoundTimeoutMs = 10'000;
 
-// As a label, which knows both levels with AVX-512 as one.
+// As a label, which knows both levels of AVX-512 as one.
 absl::string_view LabelOf(kernels::Isa isa) {
-  return kernels::Name(std::min(isa, kernels::Isa::kAvx512));
+  return kernels::Name(isa == kernels::Isa::kAvx512Bf16 ? kernels::Isa::kAvx512
+                                                        : isa);
 }
 
 // What the pool's size depends on besides options and configuration.

@@ -1,4 +1,6 @@
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -49,33 +51,20 @@ constexpr uint32_t kLeaf7EcxAvx512Vnni = 1u << 11;
 constexpr uint32_t kLeaf7Sub1EaxAvx512Bf16 = 1u << 5;
 constexpr uint64_t kXcr0Ymm = 0x6;
 constexpr uint64_t kXcr0Zmm = 0xe6;
+constexpr uint32_t kLeaf7EdxAmxBf16 = 1u << 22;
+constexpr uint32_t kLeaf7EdxAmxTile = 1u << 24;
+constexpr uint32_t kLeaf7EdxAmxInt8 = 1u << 25;
+constexpr uint64_t kXcr0Tiles = 0x60000;  // configuration and contents
 
-}  // namespace
-
-absl::string_view Name(Isa isa) {
-  switch (isa) {
-    case Isa::kPortable:
-      return "portable";
-    case Isa::kAvx2:
-      return "avx2";
-    case Isa::kAvx512:
-      return "avx512";
-    case Isa::kAvx512Bf16:
-      return "avx512_bf16";
-  }
-  return "?";
+// Linux keeps the 8 KiB of a thread's tiles off until its process asks for
+// them; before 5.16 the call does not exist.
+bool SystemGrantsTiles() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileContents = 18;           // the XCR0 bit
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileContents) == 0;
 }
 
-absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
-  for (Isa isa : kAllIsas) {
-    if (name == Name(isa)) return isa;
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat("instruction set '", name,
-                   "' is not one of portable, avx2, avx512, avx512_bf16"));
-}
-
-Isa DetectIsa() {
+Isa Detect() {
   const CpuidLeaf one = ReadCpuid(1);
   const CpuidLeaf seven = ReadCpuid(7);
   if (!HasAll(one.ecx,
@@ -89,8 +78,48 @@ Isa DetectIsa() {
       !HasAll(ReadXcr0(), kXcr0Zmm)) {
     return Isa::kAvx2;
   }
-  return HasAll(ReadCpuid(7, 1).eax, kLeaf7Sub1EaxAvx512Bf16) ? Isa::kAvx512Bf16
-                                                              : Isa::kAvx512;
+  if (!HasAll(ReadCpuid(7, 1).eax, kLeaf7Sub1EaxAvx512Bf16)) {
+    return Isa::kAvx512;
+  }
+  if (!HasAll(seven.edx,
+              kLeaf7EdxAmxTile | kLeaf7EdxAmxInt8 | kLeaf7EdxAmxBf16) ||
+      !HasAll(ReadXcr0(), kXcr0Tiles) || !SystemGrantsTiles()) {
+    return Isa::kAvx512Bf16;
+  }
+  return Isa::kAmx;
+}
+
+}  // namespace
+
+absl::string_view Name(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable:
+      return "portable";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
+  }
+  return "?";
+}
+
+absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
+  for (Isa isa : kAllIsas) {
+    if (name == Name(isa)) return isa;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("instruction set '", name,
+                   "' is not one of portable, avx2, avx512, avx512_bf16, "
+                   "amx"));
+}
+
+Isa DetectIsa() {
+  static const Isa isa = Detect();
+  return isa;
 }
 
 }  // namespace sluice::kernels
