@@ -41,9 +41,11 @@ int64_t ActivationBytes(ActivationKind kind, int64_t rows, int64_t k) {
   const int64_t groups = rows * NumGroups(k);
   if (!HasCodes(kind)) {
     const int64_t values = AlignTo64(groups * kGroupElements * 4);
-    return kind == ActivationKind::kBF16 ? values + groups * 64 : values;
+    return kind == ActivationKind::kBF16 ? values + 2 * groups * 64 : values;
   }
-  return AlignTo64(groups * kGroupElements) + 3 * AlignTo64(groups * 4);
+  const int64_t codes = AlignTo64(groups * kGroupElements);
+  const int64_t tile_rows = kind == ActivationKind::kInt8Group256 ? codes : 0;
+  return codes + 3 * AlignTo64(groups * 4) + tile_rows;
 }
 
 RowPacker::RowPacker(const PackActivationsArgs& args, const PackFns& fns)

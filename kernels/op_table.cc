@@ -1,6 +1,7 @@
 #include "kernels/op_table.h"
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cpu/ops_amx.h"
 #include "kernels/cpu/ops_avx2.h"
 #include "kernels/cpu/ops_avx512.h"
 #include "kernels/cpu/ops_portable.h"
@@ -70,7 +71,7 @@ constexpr OpTable WithProducts(absl::string_view name, Isa isa,
 }
 constexpr OpTable kAvx512Bf16 =
     WithProducts("cpu.avx512_bf16", Isa::kAvx512Bf16, MatmulAvx512Bf16);
-constexpr OpTable kAmx = WithProducts("cpu.amx", Isa::kAmx, MatmulAvx512);
+constexpr OpTable kAmx = WithProducts("cpu.amx", Isa::kAmx, MatmulAmx);
 
 }  // namespace
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/aligned_bytes.h"
+#include "kernels/cpu/activation_layout.h"
 #include "kernels/cpu/ops_portable.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/probe_vectors.h"
@@ -117,7 +118,16 @@ void RunPackActivations(const OpContext& context, const OpTable& table,
                                                .rows = kManyRows,
                                                .k = k,
                                                .bytes = bytes.data()}});
-      output.AddBytes({bytes.data(), static_cast<size_t>(bytes.size())});
+      // What was packed when the id was fixed: rows of tiles repeat it, and
+      // norm_pack compares those.
+      const uint8_t* const tile_rows = reinterpret_cast<const uint8_t*>(
+          BlockAt(
+              {.kind = kind, .rows = kManyRows, .k = k, .bytes = bytes.data()},
+              0)
+              .tile_rows);
+      const int64_t size =
+          tile_rows == nullptr ? bytes.size() : tile_rows - bytes.data();
+      output.AddBytes({bytes.data(), static_cast<size_t>(size)});
     }
   }
 }

@@ -26,6 +26,10 @@ namespace sluice::kernels {
 //                 same as pairs of two members of a chain, the earlier one in
 //                 the high half, 8 of the even chain before 8 of the odd one
 //   kF32          f32
+// Last, 64-byte aligned, come rows of AMX A tiles where the above holds none:
+//   kInt8Group256 s8 [block][k / 64][height][64], the codes again
+//   kBF16         u16 [block][k / 32][height][32], the values in order of k
+// (a kInt8Group32 tile holds the 32 of a group, and its codes lie so).
 inline constexpr int64_t kBlockRows = 16;
 
 inline int64_t AlignTo64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -39,14 +43,15 @@ inline bool HasCodes(ActivationKind kind) {
 // block) * 32 elements, and its scales at that without the 32.
 struct ActivationBlock {
   int64_t height = 0;
-  int8_t* codes = nullptr;            // of both kInt8 kinds
-  float* scale = nullptr;             // d, likewise
-  float* scaled_sum = nullptr;        // t; kInt8Group32 only
-  int32_t* minus_128_sum = nullptr;   // likewise
-  int16_t (*half_sums)[2] = nullptr;  // kInt8Group256 only
-  int16_t (*pair_sums)[2] = nullptr;  // likewise, at even groups
-  float* values = nullptr;            // kBF16, kF32 only
-  uint32_t (*pairs)[16] = nullptr;    // kBF16 only
+  int8_t* codes = nullptr;             // of both kInt8 kinds
+  float* scale = nullptr;              // d, likewise
+  float* scaled_sum = nullptr;         // t; kInt8Group32 only
+  int32_t* minus_128_sum = nullptr;    // likewise
+  int16_t (*half_sums)[2] = nullptr;   // kInt8Group256 only
+  int16_t (*pair_sums)[2] = nullptr;   // likewise, at even groups
+  float* values = nullptr;             // kBF16, kF32 only
+  uint32_t (*pairs)[16] = nullptr;     // kBF16 only
+  uint8_t (*tile_rows)[64] = nullptr;  // kInt8Group256, kBF16 only
 };
 
 inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
@@ -60,6 +65,8 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
       uint8_t* pairs =
           a.bytes + AlignTo64(a.rows * groups * 4 * kGroupElements);
       result.pairs = reinterpret_cast<uint32_t(*)[16]>(pairs) + first;
+      result.tile_rows = reinterpret_cast<uint8_t(*)[64]>(
+          pairs + (a.rows * groups + first) * 64);
     }
     return result;
   }
@@ -72,6 +79,8 @@ inline ActivationBlock BlockAt(const Activations& a, int64_t block) {
         reinterpret_cast<int16_t(*)[2]>(scales + section) + first;
     result.pair_sums =
         reinterpret_cast<int16_t(*)[2]>(scales + 2 * section) + first;
+    result.tile_rows =
+        reinterpret_cast<uint8_t(*)[64]>(scales + 3 * section) + first / 2;
     return result;
   }
   result.scaled_sum = reinterpret_cast<float*>(scales + section) + first;
@@ -150,6 +159,9 @@ inline int64_t ScaledElements(ActivationKind kind) {
 
 // Fills pair_sums of the eight groups of a super-block from half_sums.
 void PairSums(const PackGroup& group, const ActivationBlock& block);
+
+// Copies the codes of a super-block to tile_rows.
+void TileRows(const PackGroup& group, const ActivationBlock& block);
 
 // The defining scalar code of one group of 1 .. 32 values, or of 256.
 void PackGroupPortable(ActivationKind kind, const PackGroup& group,

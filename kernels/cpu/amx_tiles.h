@@ -92,6 +92,31 @@ SLUICE_TILE_INLINE void MultiplyBf16() {
                : "memory");
 }
 
+// Groups or super-blocks whose weights are at hand.
+struct SlabRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+// Prefetches into L2 what is read next, a part per call.
+class Ahead {
+ public:
+  // `calls` of Fetch() come, or more.
+  Ahead(const uint8_t* from, int64_t bytes, int64_t calls)
+      : from_(from), left_(bytes / 64), step_(left_ / calls + 1) {}
+
+  SLUICE_TILE_INLINE void Fetch() {
+    for (int64_t i = 0; i < step_ && left_ > 0; ++i, --left_, from_ += 64) {
+      __builtin_prefetch(from_, 0, 2);
+    }
+  }
+
+ private:
+  const uint8_t* from_;
+  int64_t left_;  // lines
+  const int64_t step_;
+};
+
 #undef SLUICE_TILE_INLINE
 
 }  // namespace

@@ -249,6 +249,8 @@ constexpr MatmulTiles kTiles = {
 
 }  // namespace
 
+const MatmulTiles& MatmulTilesAvx512() { return kTiles; }
+
 void MatmulAvx512(const OpContext& context, const MatmulArgs& args) {
   RunMatmul(context, args, kTiles);
 }

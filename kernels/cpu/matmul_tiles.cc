@@ -14,6 +14,8 @@ namespace {
 // Activations of one row range stay in half of a common L2 while the
 // panels of a thread stream past them.
 constexpr int64_t kRowRangeBytes = 512 << 10;
+// The same for BlockTiles: every CPU that has them has 2 MiB.
+constexpr int64_t kBlockRangeBytes = 1 << 20;
 
 // Panels that every row of a range meets before the next ones are read; more
 // of them share each broadcast of an activation when rows are few.
@@ -22,6 +24,9 @@ constexpr int64_t kFewRows = 2;
 // Shares of whole groups of packed_y differ by one group at most; with this
 // many groups a thread that is little, with fewer y is packed afterwards.
 constexpr int64_t kEnoughUnits = 8;
+
+// A unit of as many blocks as this holds is done at once by BlockTiles.
+constexpr int64_t kUnitFloats = 32 << 10;
 
 struct Split {
   int panel_parts = 1;
@@ -50,9 +55,11 @@ struct Walk {
   const MatmulPart& part;
   const TileSet& set;
   const PackFns& pack;
+  BlockTiles blocks;  // run is null when there are none, or too few rows
   int64_t panel_bytes = 0;
   int64_t unit_panels = 1;  // a thread's share is whole units
   bool pack_units = false;  // packed_y is filled unit by unit
+  int64_t share_end = 0;    // where this thread's panels end
   // Where part.y begins: not at 0 when it is a unit's own.
   int64_t first_row = 0;
   int64_t first_column = 0;
@@ -178,9 +185,49 @@ void RunRows(const Walk& walk, int64_t block, WorkRange rows,
   }
 }
 
+// At most kMaxBlocks blocks by pairs of panels.
+void RunWholeBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
+  constexpr int64_t kBlockFloats = kBlockRows * 2 * kPanelColumns;
+  alignas(64) float out[kMaxBlocks * kBlockFloats];
+  ActivationBlock rows[kMaxBlocks];
+  const int64_t count = blocks.end - blocks.begin;
+  for (int64_t i = 0; i < count; ++i) {
+    rows[i] = BlockAt(walk.args.a, blocks.begin + i);
+  }
+  for (int64_t p = panels.begin; p < panels.end; p += 2) {
+    const int64_t after = std::min(walk.share_end, p + 4) - (p + 2);
+    const BlocksArgs args = {
+        .panel = walk.part.w.bytes + p * walk.panel_bytes,
+        .panel_bytes = walk.panel_bytes,
+        .panels = std::min<int64_t>(2, panels.end - p),
+        .groups = NumGroups(walk.part.w.k),
+        .blocks = rows,
+        .num_blocks = count,
+        .out = out,
+        .ahead_bytes = std::max<int64_t>(0, after) * walk.panel_bytes};
+    walk.blocks.run(args);
+    for (int64_t i = 0; i < count; ++i) {
+      const Store store = {.tile = out + i * kBlockFloats,
+                           .tile_stride = 2 * kPanelColumns,
+                           .row = (blocks.begin + i) * kBlockRows,
+                           .rows = rows[i].height,
+                           .panel = p,
+                           .panels = args.panels};
+      walk.args.silu_mul ? StoreSiluMul(walk, store) : StoreTile(walk, store);
+    }
+  }
+}
+
 // All rows of blocks [blocks.begin, blocks.end) by all panels of the range.
 void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
   const int64_t rows = walk.args.a.rows;
+  if (walk.blocks.run != nullptr && blocks.begin < blocks.end) {
+    WorkRange whole = blocks;
+    const int64_t last_rows = rows - (blocks.end - 1) * kBlockRows;
+    if (last_rows < walk.blocks.least_last_rows) --whole.end;
+    if (whole.begin < whole.end) RunWholeBlocks(walk, whole, panels);
+    blocks.begin = whole.end;
+  }
   const int64_t step = rows <= kFewRows ? kMaxTilePanels : kMaxTilePanels / 2;
   for (int64_t p = panels.begin; p < panels.end; p += step) {
     const WorkRange few = {p, std::min(panels.end, p + step)};
@@ -196,9 +243,9 @@ void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
   }
 }
 
-// A unit of a block in f32, and packed from there.
-void RunUnit(const Walk& walk, int64_t block, WorkRange panels) {
-  alignas(64) float buffer[kBlockRows * kSuperElements];
+// A unit of some blocks in f32, and packed from there.
+void RunUnit(const Walk& walk, WorkRange blocks, WorkRange panels,
+             float* buffer) {
   const Activations& out = *walk.args.packed_y;
   const int64_t panel_columns = kPanelColumns / (walk.args.silu_mul ? 2 : 1);
   const WorkRange columns = {
@@ -207,33 +254,71 @@ void RunUnit(const Walk& walk, int64_t block, WorkRange panels) {
   const int64_t width = columns.end - columns.begin;
   MatmulPart unit = walk.part;
   unit.y = {.data = buffer,
-            .rows = std::min(kBlockRows, out.rows - block * kBlockRows),
+            .rows = std::min(blocks.end * kBlockRows, out.rows) -
+                    blocks.begin * kBlockRows,
             .cols = width,
             .stride = width};
   RunBlocks({.args = walk.args,
              .part = unit,
              .set = walk.set,
              .pack = walk.pack,
+             .blocks = walk.blocks,
              .panel_bytes = walk.panel_bytes,
-             .first_row = block * kBlockRows,
+             .share_end = walk.share_end,
+             .first_row = blocks.begin * kBlockRows,
              .first_column = columns.begin},
-            {block, block + 1}, panels);
-  PackColumns({.y = unit.y,
-               .out = out,
-               .block = block,
-               .begin = columns.begin,
-               .end = columns.end},
-              walk.pack);
+            blocks, panels);
+  for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+    MatrixView<float> y = unit.y;
+    y.data += (b - blocks.begin) * kBlockRows * width;
+    y.rows = std::min(kBlockRows, out.rows - b * kBlockRows);
+    PackColumns({.y = y,
+                 .out = out,
+                 .block = b,
+                 .begin = columns.begin,
+                 .end = columns.end},
+                walk.pack);
+  }
+}
+
+// Unit after unit, of `step` blocks.
+void RunEachUnit(const Walk& walk, WorkRange blocks, WorkRange panels,
+                 int64_t step, float* buffer) {
+  for (int64_t p = panels.begin; p < panels.end; p += walk.unit_panels) {
+    const WorkRange unit = {p, std::min(panels.end, p + walk.unit_panels)};
+    for (int64_t b = blocks.begin; b < blocks.end; b += step) {
+      RunUnit(walk, {b, std::min(blocks.end, b + step)}, unit, buffer);
+    }
+  }
+}
+
+void RunUnitsOfBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
+  alignas(64) float buffer[kUnitFloats];
+  const int64_t width =
+      walk.unit_panels * kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  const int64_t step = kUnitFloats / (kBlockRows * width);
+  RunEachUnit(walk, blocks, panels, std::min(step, kMaxBlocks), buffer);
 }
 
 void RunUnits(const Walk& walk, WorkRange blocks, WorkRange panels) {
   if (!walk.pack_units) return RunBlocks(walk, blocks, panels);
-  for (int64_t p = panels.begin; p < panels.end; p += walk.unit_panels) {
-    const WorkRange unit = {p, std::min(panels.end, p + walk.unit_panels)};
-    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-      RunUnit(walk, b, unit);
-    }
+  if (walk.blocks.run != nullptr) {
+    return RunUnitsOfBlocks(walk, blocks, panels);
   }
+  alignas(64) float buffer[kBlockRows * kSuperElements];
+  RunEachUnit(walk, blocks, panels, 1, buffer);
+}
+
+// Blocks whose rows stay in L2 while panels stream past them.
+int64_t RangeBlocks(const Walk& walk) {
+  const Activations& a = walk.args.a;
+  if (walk.blocks.run == nullptr) {
+    const int64_t bytes = ActivationBytes(a.kind, kBlockRows, a.k);
+    return std::max<int64_t>(1, kRowRangeBytes / std::max<int64_t>(1, bytes));
+  }
+  const int64_t bytes = NumGroups(a.k) * kBlockRows * walk.blocks.group_bytes;
+  return std::clamp<int64_t>(kBlockRangeBytes / std::max<int64_t>(1, bytes), 1,
+                             kMaxBlocks);
 }
 
 // A thread's share of one product.
@@ -246,14 +331,14 @@ void RunShare(const Walk& walk, int thread, int threads) {
   const int panel_part = thread % split.panel_parts;
   const int row_part = thread / split.panel_parts;
   if (row_part >= split.row_parts) return;
-  const int64_t block_bytes = ActivationBytes(a.kind, kBlockRows, a.k);
-  const int64_t range_blocks =
-      std::max<int64_t>(1, kRowRangeBytes / std::max<int64_t>(1, block_bytes));
+  const int64_t range_blocks = RangeBlocks(walk);
   const WorkRange mine =
       PartOf(panels, walk.unit_panels, panel_part, split.panel_parts);
   const WorkRange rows = PartOf(blocks, 1, row_part, split.row_parts);
+  Walk share = walk;
+  share.share_end = mine.end;
   for (int64_t b = rows.begin; b < rows.end; b += range_blocks) {
-    RunUnits(walk, {b, std::min(rows.end, b + range_blocks)}, mine);
+    RunUnits(share, {b, std::min(rows.end, b + range_blocks)}, mine);
   }
 }
 
@@ -298,10 +383,16 @@ Walk WalkOf(const MatmulArgs& args, const MatmulPart& part,
     pack_units = units % threads == 0 || units >= kEnoughUnits * threads;
     if (pack_units) unit *= ScaledElements(out.kind) / kPanelColumns;
   }
+  BlockTiles blocks;
+  if (tiles.blocks != nullptr) {
+    blocks = tiles.blocks[static_cast<int>(w.format)];
+    if (args.a.rows < blocks.least_rows) blocks = {};
+  }
   return {.args = args,
           .part = part,
           .set = *tiles.sets[static_cast<int>(w.format)],
           .pack = *tiles.pack,
+          .blocks = blocks,
           .panel_bytes = NumGroups(w.k) * PackedGroupBytes(w.format),
           .unit_panels = unit,
           .pack_units = pack_units};

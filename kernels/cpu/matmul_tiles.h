@@ -24,6 +24,30 @@ using TileFn = void (*)(const TileArgs&);
 inline constexpr int kMaxTileRows = 8;
 inline constexpr int kMaxTilePanels = 4;
 
+// Row blocks by one or two panels, over all of k: for registers that hold a
+// whole block, and weights that are worth expanding once for many of them.
+struct BlocksArgs {
+  const uint8_t* panel = nullptr;
+  int64_t panel_bytes = 0;
+  int64_t panels = 1;
+  int64_t groups = 0;
+  const ActivationBlock* blocks = nullptr;  // only the last may be short
+  int64_t num_blocks = 0;                   // 1 .. kMaxBlocks
+  float* out = nullptr;                     // [num_blocks * 16][2][16], aligned
+  int64_t ahead_bytes = 0;  // behind these panels, which are read next
+};
+inline constexpr int64_t kMaxBlocks = 16;
+
+// `run` is null where a level has no such thing. Fewer rows than least_rows go
+// by tiles, and so does a last block of fewer than least_last_rows behind
+// others.
+struct BlockTiles {
+  void (*run)(const BlocksArgs&) = nullptr;
+  int64_t least_rows = 0;
+  int64_t least_last_rows = 0;
+  int64_t group_bytes = 0;  // that `run` reads of a row's 32 values
+};
+
 // tile[r - 1][i]: r rows by 1 << i panels. A height is present when its
 // one-panel tile is; heights 1 .. max_rows all are.
 struct TileSet {
@@ -31,17 +55,23 @@ struct TileSet {
   TileFn tile[kMaxTileRows][3] = {};
 };
 
-// Of one level: tiles, one set per WeightFormat in its order, and what it does
-// with rows before and after.
+// Of one level: tiles, one set per WeightFormat in its order, what it does with
+// rows before and after, and, if it is not null, what it has for blocks, again
+// one per format.
 struct MatmulTiles {
   const TileSet* sets[kNumWeightFormats];
   const PackFns* pack;
+  const BlockTiles* blocks = nullptr;
 };
 
 // Of Q4_K, Q5_K and Q6_K, which have files of their own.
 extern const TileSet kKTilesPortable[3];
 extern const TileSet kKTilesAvx2[3];
 extern const TileSet kKTilesAvx512[3];
+extern const BlockTiles kKBlocksAmx[3];
+
+// What MatmulAvx512() runs: level amx has blocks beside it.
+const MatmulTiles& MatmulTilesAvx512();
 
 void RunMatmul(const OpContext& context, const MatmulArgs& args,
                const MatmulTiles& tiles);

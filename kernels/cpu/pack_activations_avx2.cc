@@ -110,6 +110,16 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(block.pairs[group.at] + 4 * i),
                      _mm256_castsi256_si128(first));
   }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256i even =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + 8 * i));
+    const __m256i odd = _mm256_loadu_si256(
+        reinterpret_cast<const __m256i*>(values + 16 + 8 * i));
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(block.tile_rows[group.at] + 32 * i),
+        _mm256_or_si256(odd, _mm256_srli_epi32(even, 16)));
+  }
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {
@@ -159,6 +169,7 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
     block.scale[at] = d;
   }
   PairSums(group, block);
+  TileRows(group, block);
 }
 
 }  // namespace

@@ -72,6 +72,8 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
   const __m512i later = _mm512_permutex2var_epi32(even, odds, odd);
   _mm512_storeu_si512(block.pairs[group.at],
                       _mm512_or_si512(earlier, _mm512_srli_epi32(later, 16)));
+  _mm512_storeu_si512(block.tile_rows[group.at],
+                      _mm512_or_si512(odd, _mm512_srli_epi32(even, 16)));
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {
@@ -110,6 +112,7 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
     block.scale[at] = d;
   }
   PairSums(group, block);
+  TileRows(group, block);
 }
 
 }  // namespace

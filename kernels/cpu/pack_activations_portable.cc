@@ -59,6 +59,14 @@ void PackBf16(const PackGroup& group, const ActivationBlock& block) {
     std::memcpy(bits, values + 2 * i, sizeof(bits));
     block.pairs[group.at][i] = bits[0] | bits[1] >> 16;
   }
+  for (int i = 0; i < 16; ++i) {
+    uint32_t even;
+    uint32_t odd;
+    std::memcpy(&even, values + i, sizeof(even));
+    std::memcpy(&odd, values + 16 + i, sizeof(odd));
+    const uint32_t both = even >> 16 | odd;
+    std::memcpy(block.tile_rows[group.at] + 4 * i, &both, sizeof(both));
+  }
 }
 
 void PackF32(const PackGroup& group, const ActivationBlock& block) {
@@ -94,6 +102,7 @@ void PackInt8Super(const PackGroup& group, const ActivationBlock& block) {
     block.half_sums[at][1] = static_cast<int16_t>(sums[1]);
   }
   PairSums(group, block);
+  TileRows(group, block);
 }
 
 }  // namespace
@@ -108,6 +117,17 @@ void PairSums(const PackGroup& group, const ActivationBlock& block) {
     const int16_t* halves = block.half_sums[at];
     block.pair_sums[even][j % 2] = static_cast<int16_t>(halves[0] + halves[1]);
     if (j % 2 == 1) block.pair_sums[at][0] = block.pair_sums[at][1] = 0;
+  }
+}
+
+void TileRows(const PackGroup& group, const ActivationBlock& block) {
+  const int64_t row = group.at % block.height;
+  const int64_t first = group.at / block.height / 2 * block.height + row;
+  for (int64_t j = 0; j < kSubBlocks; ++j) {
+    const int64_t at = group.at + j * block.height;
+    std::memcpy(
+        block.tile_rows[first + j / 2 * block.height] + j % 2 * kGroupElements,
+        block.codes + at * kGroupElements, kGroupElements);
   }
 }
 

@@ -97,7 +97,7 @@ TEST_P(NormPackTest, IsNormThenPackAndCloseToFloat64) {
     const AlignedBytes want_bytes =
         PackPortable(Normed(x, rows, weight), rows, kind, &want);
     for (const Level& level : kAllLevels) {
-      if (level.isa > DetectIsa()) continue;
+      if (!Runs(level.isa)) continue;
       for (int threads : {1, 2, 7}) {
         ThreadPool pool(threads);
         AlignedBytes bytes(want_bytes.size());
@@ -220,7 +220,7 @@ TEST_P(GatedMatmulTest, HasTheBitsOfItsParts) {
       const std::vector<float> want =
           Separately(w, Normed(x, rows, norm), rows, bias);
       for (const Level& level : kAllLevels) {
-        if (level.isa > DetectIsa()) continue;
+        if (!Runs(level.isa)) continue;
         SCOPED_TRACE(Name(level.isa));
         for (int threads : {1, 2, 7}) {
           const ActivationKind next = static_cast<ActivationKind>(
@@ -302,7 +302,7 @@ TEST_P(GatedMatmulTest, MoreProductsInOneCall) {
   for (int64_t rows : {1, 19, 70}) {
     const std::vector<float> x = Numbers(source, rows * k);
     for (const Level& level : kAllLevels) {
-      if (level.isa > DetectIsa()) continue;
+      if (!Runs(level.isa)) continue;
       ThreadPool pool(3);
       const std::vector<float> gate =
           Multiply({&pool}, level, x.data(), rows, w.gate);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/aligned_bytes.h"
+#include "kernels/cpu/ops_amx.h"
 #include "kernels/cpu/ops_avx2.h"
 #include "kernels/cpu/ops_avx512.h"
 #include "kernels/cpu/ops_portable.h"
@@ -14,6 +15,7 @@
 #include "kernels/op_table.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/probe_vectors.h"
+#include "tests/kernels/amx_emulator.h"
 
 namespace sluice::kernels {
 
@@ -34,7 +36,13 @@ inline constexpr Level kAllLevels[] = {
     {Isa::kPortable, PackActivationsPortable, MatmulPortable},
     {Isa::kAvx2, PackActivationsAvx2, MatmulAvx2},
     {Isa::kAvx512, PackActivationsAvx512, MatmulAvx512},
-    {Isa::kAvx512Bf16, PackActivationsAvx512, MatmulAvx512Bf16}};
+    {Isa::kAvx512Bf16, PackActivationsAvx512, MatmulAvx512Bf16},
+    {Isa::kAmx, PackActivationsAvx512, MatmulAmx}};
+
+// Whether this machine runs a level, by emulation if need be.
+inline bool Runs(Isa isa) {
+  return isa <= DetectIsa() || (isa == Isa::kAmx && AmxRuns());
+}
 
 struct Packed {
   std::vector<uint8_t> stored;

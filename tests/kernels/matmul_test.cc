@@ -41,7 +41,7 @@ TEST_P(MatmulBitsTest, AllPathsEqualPortable) {
     const std::vector<float> want =
         Multiply({&one_}, kAllLevels[0], x.data(), kMaxRows, w.matrix);
     for (const Level& level : kAllLevels) {
-      if (level.isa > DetectIsa()) continue;
+      if (!Runs(level.isa)) continue;
       SCOPED_TRACE(Name(level.isa));
       for (int64_t rows : kRowCounts) {
         if (level.isa == Isa::kPortable && rows > 17) continue;
@@ -94,7 +94,7 @@ INSTANTIATE_TEST_SUITE_P(ShortGroups, MatmulBitsTest,
 
 TEST(MatmulLevels, SkippedLevels) {
   for (const Level& level : kAllLevels) {
-    if (level.isa > DetectIsa()) {
+    if (!Runs(level.isa)) {
       GTEST_SKIP() << "this machine does not run " << Name(level.isa)
                    << "; its paths were not compared";
     }
@@ -154,7 +154,7 @@ TEST_P(MatmulValueTest, BiasAndAccumulate) {
   const Activations a = {
       .kind = kind, .rows = kRows, .k = k, .bytes = bytes.data()};
   for (const Level& level : kAllLevels) {
-    if (level.isa > DetectIsa()) continue;
+    if (!Runs(level.isa)) continue;
     level.pack({&pool_}, {.x = {x.data(), kRows, k, k}, .out = a});
     for (int variant = 0; variant < 4; ++variant) {
       const bool with_bias = (variant & 1) != 0;
@@ -186,7 +186,7 @@ TEST_P(MatmulValueTest, NoRowsIsNoWork) {
   const Packed w = MakeWeights(
       {&pool_}, {.format = GetParam(), .rows = 16, .k = 256}, source);
   for (const Level& level : kAllLevels) {
-    if (level.isa > DetectIsa()) continue;
+    if (!Runs(level.isa)) continue;
     EXPECT_TRUE(Multiply({&pool_}, level, nullptr, 0, w.matrix).empty());
   }
 }

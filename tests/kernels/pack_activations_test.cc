@@ -52,7 +52,7 @@ TEST(PackActivations, AllLevelsWriteTheSameBytes) {
           if (!Takes(kind, k)) continue;
           const AlignedBytes want = Pack(kAllLevels[0], pool, kind, view);
           for (const Level& level : kAllLevels) {
-            if (level.isa > DetectIsa()) continue;
+            if (!Runs(level.isa)) continue;
             const AlignedBytes got = Pack(level, pool, kind, view);
             ASSERT_EQ(std::memcmp(got.data(), want.data(),
                                   static_cast<size_t>(want.size())),
@@ -91,7 +91,7 @@ TEST(PackActivations, GroupsOf32) {
     std::vector<float> x(32, c.largest / 2);
     x[0] = c.largest;
     for (const Level& level : kAllLevels) {
-      if (level.isa > DetectIsa()) continue;
+      if (!Runs(level.isa)) continue;
       const AlignedBytes bytes = Pack(level, pool, ActivationKind::kInt8Group32,
                                       {x.data(), 1, 32, 32});
       const ActivationBlock block =
@@ -119,7 +119,7 @@ TEST(PackActivations, GroupsOf256) {
     x[40] = c.largest;  // in the first half of group 1
     x[256] = c.largest;
     for (const Level& level : kAllLevels) {
-      if (level.isa > DetectIsa()) continue;
+      if (!Runs(level.isa)) continue;
       const AlignedBytes bytes = Pack(
           level, pool, ActivationKind::kInt8Group256, {x.data(), 2, 256, 256});
       const ActivationBlock block =
