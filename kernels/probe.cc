@@ -66,6 +66,7 @@ ProbeResult RunProbe(const OpContext& context, const OpTable& wanted) {
   ProbeResult result = {.table = wanted};
   Sha256 digest;
   for (const ProbedOp& op : ProbedOps()) {
+    if (wanted.isa < op.least_isa) continue;
     const std::string want = OutputOf(context, **portable, op);
     std::string got = OutputOf(context, result.table, op);
     Isa isa = wanted.isa;

@@ -163,12 +163,13 @@ struct MatmulProbe {
   int64_t least_rows;
   int64_t n;
   int64_t k;
+  int64_t most_rows = 8;
 };
 
-// least_rows .. 8 rows by n columns.
+// least_rows .. most_rows rows by n columns.
 void RunMatmulProbe(const OpContext& context, const OpTable& table,
                     const MatmulProbe& probe, ProbeOutput& output) {
-  constexpr int64_t kMaxRows = 8;
+  const int64_t most_rows = probe.most_rows;
   const ActivationKind kind = ActivationKindFor(probe.format);
   VectorSource source(100 + static_cast<uint64_t>(probe.vectors));
   const Weights w = MakeWeights(context, source,
@@ -177,10 +178,10 @@ void RunMatmulProbe(const OpContext& context, const OpTable& table,
                                  .rows = probe.n,
                                  .k = probe.k});
   const std::vector<float> x =
-      Vector(source, probe.vectors, kMaxRows * probe.k);
+      Vector(source, probe.vectors, most_rows * probe.k);
   const std::vector<float> bias = Vector(source, VectorKind::kUnit, probe.n);
-  AlignedBytes bytes(ActivationBytes(kind, kMaxRows, probe.k));
-  for (int64_t rows = probe.least_rows; rows <= kMaxRows; ++rows) {
+  AlignedBytes bytes(ActivationBytes(kind, most_rows, probe.k));
+  for (int64_t rows = probe.least_rows; rows <= most_rows; ++rows) {
     const Activations a = {
         .kind = kind, .rows = rows, .k = probe.k, .bytes = bytes.data()};
     PackActivationsPortable(
@@ -207,6 +208,24 @@ void RunMatmul(const OpContext& context, const OpTable& table,
       RunMatmulProbe(
           context, table,
           {format, static_cast<VectorKind>(i), 8, 53, WholeBlocks(format, 64)},
+          output);
+    }
+  }
+}
+
+// Blocks of 16 rows in a pair, alone, and of fewer rows; panels likewise; and
+// more groups of k than are taken at once.
+void RunBlockMatmul(const OpContext& context, const OpTable& table,
+                    ProbeOutput& output) {
+  for (WeightFormat format : kFormats) {
+    const bool super = BlockElements(format) == kSuperElements;
+    RunMatmulProbe(context, table,
+                   {format, VectorKind::kUnit, 61, 37, super ? 768 : 160, 61},
+                   output);
+    for (int i = 0; i < kNumVectorKinds; ++i) {
+      RunMatmulProbe(
+          context, table,
+          {format, static_cast<VectorKind>(i), 16, 21, super ? 256 : 160, 16},
           output);
     }
   }
@@ -522,6 +541,9 @@ constexpr ProbedOp kOps[] = {
      }},
     {"gated_matmul", false, RunGatedMatmul,
      [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; }},
+    {"block_matmul", false, RunBlockMatmul,
+     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; },
+     Isa::kAmx},
     {"rope", true, RunRope,
      [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; }},
     {"write_kv", true, RunWriteKv,

@@ -35,6 +35,8 @@ struct ProbedOp {
               ProbeOutput& output);
   // to.op = from.op.
   void (*take)(OpTable& to, const OpTable& from);
+  // Lower levels have nothing that only this would meet.
+  Isa least_isa = Isa::kPortable;
 };
 
 // Every op of an OpTable.

@@ -99,10 +99,10 @@ __attribute__((noinline)) float ScalarF32(Variant variant, const float* x,
 using ScalarFn = float (*)(Variant, const float*, const uint8_t*, int64_t);
 
 // Results of `variant` that differ from the widest level's, over the inputs of
-// `kind`.
+// `kind`: of enough rows for its every kernel.
 int64_t Different(WeightFormat format, ScalarFn scalar, Variant variant,
                   VectorKind kind) {
-  constexpr int64_t kRows = 8;
+  constexpr int64_t kRows = 24;
   constexpr int64_t kN = 32;
   constexpr int64_t kK = 256;
   ThreadPool pool(1);
@@ -111,7 +111,8 @@ int64_t Different(WeightFormat format, ScalarFn scalar, Variant variant,
       {&pool}, {.format = format, .kind = kind, .rows = kN, .k = kK}, source);
   std::vector<float> x(kRows * kK);
   source.FillActivations(kind, absl::MakeSpan(x));
-  const Level& widest = kAllLevels[static_cast<int>(DetectIsa())];
+  const Isa isa = AmxRuns() ? Isa::kAmx : DetectIsa();
+  const Level& widest = kAllLevels[static_cast<int>(isa)];
   const std::vector<float> got =
       Multiply({&pool}, widest, x.data(), kRows, w.matrix);
   const int64_t row_bytes = StoredRowBytes(format, kK);

@@ -92,6 +92,54 @@ INSTANTIATE_TEST_SUITE_P(ShortGroups, MatmulBitsTest,
                                           testing::Values<int64_t>(1, 45)),
                          CaseName);
 
+// What the shapes above do not meet: slabs of 2048 of k and their rest, more
+// blocks of rows than are done at once, every height of a last block.
+class ManyRowsTest : public testing::TestWithParam<WeightFormat> {
+ protected:
+  void ExpectRows(int64_t k, int64_t n, absl::Span<const int64_t> counts) {
+    const WeightFormat format = GetParam();
+    const int64_t most = counts.back();
+    VectorSource source(static_cast<uint64_t>(k + n));
+    const Packed w =
+        MakeWeights({&pool_}, {.format = format, .rows = n, .k = k}, source);
+    std::vector<float> x(static_cast<size_t>(most * k));
+    source.FillActivations(VectorKind::kUnit, absl::MakeSpan(x));
+    const std::vector<float> want =
+        Multiply({&pool_}, kAllLevels[0], x.data(), most, w.matrix);
+    for (const Level& level : kAllLevels) {
+      if (!Runs(level.isa) || level.isa == Isa::kPortable) continue;
+      for (int64_t rows : counts) {
+        const std::vector<float> got =
+            Multiply({&pool_}, level, x.data(), rows, w.matrix);
+        ASSERT_EQ(CountDifferent(got.data(), want.data(), rows * n), 0)
+            << Name(level.isa) << " " << rows << " rows, k " << k;
+      }
+    }
+  }
+
+  ThreadPool pool_{1};
+};
+
+TEST_P(ManyRowsTest, SeveralSlabs) {
+  const bool super = BlockElements(GetParam()) == 256;
+  ExpectRows(super ? 2304 : 2144, 21, {16, 33, 56});
+}
+
+TEST_P(ManyRowsTest, MoreBlocksThanAreDoneAtOnce) {
+  ExpectRows(std::max<int64_t>(64, BlockElements(GetParam())), 37, {265, 570});
+}
+
+TEST_P(ManyRowsTest, EveryNumberOfRows) {
+  std::vector<int64_t> counts;
+  for (int64_t rows = 1; rows <= 64; ++rows) counts.push_back(rows);
+  ExpectRows(std::max<int64_t>(96, BlockElements(GetParam())), 21, counts);
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, ManyRowsTest, testing::ValuesIn(kAllFormats),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
 TEST(MatmulLevels, SkippedLevels) {
   for (const Level& level : kAllLevels) {
     if (!Runs(level.isa)) {

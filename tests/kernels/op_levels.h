@@ -6,10 +6,13 @@
 #include <vector>
 
 #include "kernels/op_table.h"
+#include "kernels/unchecked_op_table.h"
+#include "tests/kernels/amx_emulator.h"
 
 namespace sluice::kernels {
 
-// The op tables this machine runs, portable first. What it lacks is said once.
+// The op tables this machine runs, portable first; amx also by emulation. What
+// it lacks is said once.
 inline const std::vector<const OpTable*>& Levels() {
   static const std::vector<const OpTable*>* const levels = [] {
     auto* result = new std::vector<const OpTable*>;
@@ -17,6 +20,9 @@ inline const std::vector<const OpTable*>& Levels() {
       const auto table = SelectOpTable(isa);
       if (table.ok()) {
         result->push_back(*table);
+      } else if (isa == Isa::kAmx && AmxIsEmulated()) {
+        std::printf("[          ] level amx (emulated)\n");
+        result->push_back(&UncheckedOpTable(isa));
       } else {
         std::printf("[ SKIPPED  ] level %s: %s\n",
                     std::string(Name(isa)).c_str(),

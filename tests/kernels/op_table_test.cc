@@ -1,5 +1,6 @@
 #include "kernels/op_table.h"
 
+#include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
 
 namespace sluice::kernels {
@@ -33,16 +34,29 @@ TEST(OpTable, EveryLevelUpToTheDetectedIsComplete) {
   }
 }
 
+// Forced by --cpu.isa=amx where there is none.
+TEST(OpTable, AboveTheDetectedLevelSaysWhatThereIs) {
+  if (DetectIsa() == Isa::kAmx) GTEST_SKIP() << "nothing is above";
+  EXPECT_EQ(SelectOpTable(Isa::kAmx).status().message(),
+            absl::StrCat("instruction set amx is not available; this machine "
+                         "has ",
+                         Name(DetectIsa())));
+}
+
 TEST(Isa, NamesParseBack) {
   for (Isa isa : kAllIsas) {
     const absl::StatusOr<Isa> parsed = ParseIsa(Name(isa));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, isa);
   }
+  EXPECT_EQ(Name(Isa::kAmx), "amx");
   for (absl::string_view name : {"", "AVX2", "avx", "amx "}) {
     const absl::Status status = ParseIsa(name).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_NE(status.message().find(name), absl::string_view::npos);
+    for (Isa isa : kAllIsas) {
+      EXPECT_NE(status.message().find(Name(isa)), absl::string_view::npos);
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/thread_pool.h"
+#include "tests/kernels/op_levels.h"
 
 namespace sluice::kernels {
 namespace {
@@ -137,11 +138,11 @@ bool SameOps(const OpTable& a, const OpTable& b) {
 
 TEST(Probe, EveryLevelPassesWithOneId) {
   std::string id;
-  for (Isa isa : kAllIsas) {
-    if (isa > DetectIsa()) continue;
+  for (const OpTable* level : Levels()) {
+    const OpTable& wanted = *level;
+    const Isa isa = wanted.isa;
     for (int threads : {1, 3}) {
       ThreadPool pool(threads);
-      const OpTable& wanted = **SelectOpTable(isa);
       const ProbeResult result = RunProbe({&pool}, wanted);
       for (const ProbeMismatch& mismatch : result.mismatches) {
         ADD_FAILURE() << mismatch.op << " at " << Name(mismatch.isa);
@@ -184,6 +185,25 @@ TEST(Probe, ReplacesASabotagedOpAndKeepsTheId) {
       }
     }
   }
+}
+
+// Products of whole blocks alone are wrong: of no level but amx.
+TEST(Probe, ReplacesSabotagedBlocks) {
+  const OpTable& good = *Levels().back();
+  if (good.isa != Isa::kAmx) GTEST_SKIP() << "neither AMX nor AVX-512";
+  ThreadPool pool(2);
+  OpTable bad = good;
+  bad.matmul = [](const OpContext& c, const MatmulArgs& a) {
+    Portable().matmul(c, a);
+    if (a.a.rows > 16) FlipLowestBit(a.y.Row(16));
+  };
+  const ProbeResult result = RunProbe({&pool}, bad);
+  ASSERT_EQ(result.mismatches.size(), 1u);
+  EXPECT_EQ(result.mismatches[0].op, "block_matmul");
+  EXPECT_EQ(result.mismatches[0].isa, Isa::kAmx);
+  EXPECT_EQ(result.table.matmul, UncheckedOpTable(Isa::kAvx512Bf16).matmul);
+  EXPECT_EQ(result.table.attention, good.attention);
+  EXPECT_EQ(result.numerics_id, RunProbe({&pool}, Portable()).numerics_id);
 }
 
 }  // namespace
