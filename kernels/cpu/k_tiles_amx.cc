@@ -195,10 +195,12 @@ inline void RunQuarter(const Step& step) {
   }
   MultiplyInt8<3, 5, 7>();
   constexpr int kBlock = kQuarter / 2;
+  // Out of reach of the stores to f.
+  const ReadOut read = step.read[kBlock];
+  const char* sums = step.in + 2 * kBlock * kTileBytes;
 #pragma GCC unroll 8
   for (int m = 0; m < kPairRows / kQuarters; ++m) {
-    ReadRow<kMinima>(step.read[kBlock], step.in + 2 * kBlock * kTileBytes,
-                     kQuarter % 2 * 8 + m);
+    ReadRow<kMinima>(read, sums, kQuarter % 2 * 8 + m);
   }
   asm volatile("" ::: "memory");
 }

@@ -11,6 +11,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
+#include "kernels/unchecked_op_table.h"
+#include "tests/kernels/amx_emulator.h"
 
 namespace sluice::worker {
 namespace {
@@ -89,12 +91,28 @@ SamplingParams Greedy(int max_tokens) {
   return params;
 }
 
+std::vector<kernels::Isa> RigIsas() {
+  std::vector<kernels::Isa> result;
+  for (kernels::Isa isa : kernels::kAllIsas) {
+    if (isa <= kernels::DetectIsa() ||
+        (isa == kernels::Isa::kAmx && kernels::AmxRuns())) {
+      result.push_back(isa);
+    } else {
+      std::printf("this CPU lacks %s\n", std::string(Name(isa)).c_str());
+    }
+  }
+  return result;
+}
+
 Rig::Rig(const RigOptions& options) : options_(options) {
   if (options_.model_tokens == 0) {
     options_.model_tokens = model().max_positions();
   }
   threads_ = std::make_unique<kernels::ThreadPool>(options.threads);
-  ops_ = ValueOrDie(kernels::SelectOpTable(options.isa));
+  const bool emulated =
+      options.isa == kernels::Isa::kAmx && kernels::AmxIsEmulated();
+  ops_ = emulated ? &kernels::UncheckedOpTable(options.isa)
+                  : ValueOrDie(kernels::SelectOpTable(options.isa));
   pool_ = ValueOrDie(
       KvPool::Create(PoolOptionsFor(model().config(), options.kv_dtype,
                                     options.block_tokens, options.num_blocks)));

@@ -32,6 +32,9 @@ std::vector<TokenId> SmolLm2Prompt(int tokens, uint32_t seed);
 std::shared_ptr<const LoadedModel> SharedModel(const std::string& path,
                                                bool widen_to_f32);
 
+// Levels a Rig runs: this machine's, and amx by emulation where that works.
+std::vector<kernels::Isa> RigIsas();
+
 struct RigOptions {
   std::shared_ptr<const LoadedModel> model;
   const CausalLm* causal_lm = nullptr;  // instead of model->model
