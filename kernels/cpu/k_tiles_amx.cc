@@ -258,13 +258,14 @@ __attribute__((noinline)) void RunOneBlock(const ActivationBlock& rows,
 struct Slab {
   Super supers[kSlabSupers];
   alignas(64) char sums[2][4 * kTileBytes];
+  SlabRange range;  // of the super-blocks at hand
 };
 
-// The pairs of blocks by super-blocks [supers.begin, supers.end) of a panel,
-// whose results begin at `out`.
+// The pairs of blocks by a slab of a panel, whose results begin at `out`.
 template <bool kMinima>
-void RunPairs(const BlocksArgs& args, int64_t pairs, SlabRange supers,
-              float* out, Slab& slab, Ahead& ahead) {
+void RunPairs(const BlocksArgs& args, int64_t pairs, float* out, Slab& slab,
+              Ahead& ahead) {
+  const SlabRange supers = slab.range;
   alignas(64) float nothing[kBlockRows * kOutStride] = {};
   ReadOut none = ReadOutOf(args.blocks[0], 0);
   none.super = &slab.supers[0];
@@ -305,12 +306,12 @@ void RunPairs(const BlocksArgs& args, int64_t pairs, SlabRange supers,
 }
 
 template <bool kMinima>
-void RunAlone(const ActivationBlock& rows, SlabRange supers, float* out,
-              Slab& slab, Ahead& ahead) {
-  for (int64_t i = supers.begin; i < supers.end; ++i) {
+void RunAlone(const ActivationBlock& rows, float* out, Slab& slab,
+              Ahead& ahead) {
+  for (int64_t i = slab.range.begin; i < slab.range.end; ++i) {
     ahead.Fetch();
     ReadOut read = ReadOutOf(rows, i);
-    read.super = &slab.supers[i - supers.begin];
+    read.super = &slab.supers[i - slab.range.begin];
     read.f = out;
     RunOneBlock<kMinima>(rows, i, slab.sums[0], read);
   }
@@ -337,23 +338,21 @@ void KBlocks(const BlocksArgs& args) {
     float* out = args.out + p * kPanelColumns;
     for (int64_t s = 0; s < supers; s += kSlabSupers) {
       const int64_t left = supers - s;
-      const SlabRange slab_supers = {
-          s, s + (left < kSlabSupers ? left : kSlabSupers)};
-      for (int64_t i = s; i < slab_supers.end; ++i) {
+      slab.range = {s, s + (left < kSlabSupers ? left : kSlabSupers)};
+      for (int64_t i = s; i < slab.range.end; ++i) {
         Expand(packed[i], slab.supers[i - s]);
       }
       if (whole > 1) {
-        RunPairs<kMinima>(args, whole / 2, slab_supers, out, slab, ahead);
+        RunPairs<kMinima>(args, whole / 2, out, slab, ahead);
       }
       if (whole % 2 == 1) {
-        RunAlone<kMinima>(args.blocks[whole - 1], slab_supers,
+        RunAlone<kMinima>(args.blocks[whole - 1],
                           out + (whole - 1) * kOutFloats, slab, ahead);
       }
       if (!short_last) continue;
       tiles.Configure(
           ProductTiles(static_cast<int>(last.height), kTileRowBytes));
-      RunAlone<kMinima>(last, slab_supers, out + whole * kOutFloats, slab,
-                        ahead);
+      RunAlone<kMinima>(last, out + whole * kOutFloats, slab, ahead);
       tiles.Configure(config);
     }
   }

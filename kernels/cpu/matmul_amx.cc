@@ -47,6 +47,8 @@ struct Slab {
   Panel second;
   // Two halves, written and read in turn: [group][panel][16][16].
   alignas(64) char sums[2][kStepBytes];
+  SlabRange groups;             // at hand
+  const Panel* panels[2] = {};  // the first twice when there is but one
 };
 
 // Line k of a group as s8.
@@ -208,7 +210,7 @@ struct OneGroup {
 };
 template <bool kMinimum>
 __attribute__((noinline)) void RunOneGroup(const OneGroup& args,
-                                           const Panel* const (&panels)[2]) {
+                                           const Panel* const* panels) {
   const int64_t g = args.panel_group;
   StreamTile<4>(args.rows.codes + args.at * kGroupElements, kGroupElements);
   LoadTile<6>(panels[0]->codes[g], 64);
@@ -237,10 +239,11 @@ __attribute__((noinline)) void RunOneGroup(const OneGroup& args,
   }
 }
 
-// The whole blocks by a slab of `groups` groups from `first`.
+// The first `whole` blocks by the slab.
 template <bool kMinimum>
-void RunSlab(const BlocksArgs& args, int64_t whole, SlabRange groups,
-             Slab& slab, const Panel* const (&panels)[2], Ahead& ahead) {
+void RunSlab(const BlocksArgs& args, int64_t whole, Slab& slab, Ahead& ahead) {
+  const SlabRange groups = slab.groups;
+  const Panel* const* panels = slab.panels;
   const int64_t count = groups.end - groups.begin;
   const int64_t stepped = count / kStepGroups * kStepGroups;
   alignas(64) float nothing[kOutFloats] = {};
@@ -286,8 +289,8 @@ template <typename Group>
 void Int8Blocks(const BlocksArgs& args) {
   constexpr bool kMinimum = kHasMinimum<Group>;
   Slab slab;
-  const Panel* const panels[2] = {
-      &slab.first, args.panels == 2 ? &slab.second : &slab.first};
+  slab.panels[0] = &slab.first;
+  slab.panels[1] = args.panels == 2 ? &slab.second : &slab.first;
   const ActivationBlock& last = args.blocks[args.num_blocks - 1];
   const bool short_last = last.height < kBlockRows;
   const int64_t whole = args.num_blocks - (short_last ? 1 : 0);
@@ -300,23 +303,24 @@ void Int8Blocks(const BlocksArgs& args) {
   TileScope tiles(config);
   for (int64_t g = 0; g < args.groups; g += kSlabGroups) {
     const int64_t left = args.groups - g;
-    const SlabRange groups = {g, g + (left < kSlabGroups ? left : kSlabGroups)};
+    const int64_t count = left < kSlabGroups ? left : kSlabGroups;
     const uint8_t* from = args.panel + g * static_cast<int64_t>(sizeof(Group));
-    Expand<Group>(from, groups.end - g, slab.first);
+    slab.groups = {g, g + count};
+    Expand<Group>(from, count, slab.first);
     if (args.panels == 2) {
-      Expand<Group>(from + args.panel_bytes, groups.end - g, slab.second);
+      Expand<Group>(from + args.panel_bytes, count, slab.second);
     }
-    RunSlab<kMinimum>(args, whole, groups, slab, panels, ahead);
+    RunSlab<kMinimum>(args, whole, slab, ahead);
     if (!short_last) continue;
     tiles.Configure(
         ProductTiles(static_cast<int>(last.height), kGroupElements));
-    for (int64_t i = g; i < groups.end; ++i) {
+    for (int64_t i = g; i < slab.groups.end; ++i) {
       RunOneGroup<kMinimum>({.rows = last,
                              .at = i * last.height,
                              .panel_group = i - g,
                              .sums = slab.sums[0],
                              .f = args.out + whole * kOutFloats},
-                            panels);
+                            slab.panels);
       ahead.Fetch();
     }
     tiles.Configure(config);
