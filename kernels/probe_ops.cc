@@ -213,19 +213,20 @@ void RunMatmul(const OpContext& context, const OpTable& table,
   }
 }
 
-// Blocks of 16 rows in a pair, alone, and of fewer rows; panels likewise; and
-// more groups of k than are taken at once.
+// Blocks of 16 rows in a pair, alone, and of fewer rows; panels in a pair and
+// alone; more groups of k than are taken at once. Of what blocks multiply.
 void RunBlockMatmul(const OpContext& context, const OpTable& table,
                     ProbeOutput& output) {
   for (WeightFormat format : kFormats) {
+    if (ActivationKindFor(format) == ActivationKind::kF32) continue;
     const bool super = BlockElements(format) == kSuperElements;
     RunMatmulProbe(context, table,
-                   {format, VectorKind::kUnit, 61, 37, super ? 768 : 160, 61},
+                   {format, VectorKind::kUnit, 45, 21, super ? 512 : 160, 45},
                    output);
     for (int i = 0; i < kNumVectorKinds; ++i) {
       RunMatmulProbe(
           context, table,
-          {format, static_cast<VectorKind>(i), 16, 21, super ? 256 : 160, 16},
+          {format, static_cast<VectorKind>(i), 16, 5, super ? 256 : 160, 16},
           output);
     }
   }
