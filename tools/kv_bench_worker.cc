@@ -114,6 +114,96 @@ uint32_t UsableBlocks(const LayoutManifest& manifest) {
       manifest.replicas[0].ranks[0].groups[0].num_blocks - 1);
 }
 
+namespace {
+
+// Where each side has a head of the model, in blocks counted from its pool.
+struct HeadPlace {
+  GroupLayout layout;
+  uint64_t base = 0;
+  int head = 0;  // in the rank
+};
+
+std::vector<HeadPlace> HoldersOf(const LayoutManifest& manifest,
+                                 uint32_t head) {
+  std::vector<HeadPlace> places;
+  for (const kvtransfer::RankManifest& rank : manifest.replicas[0].ranks) {
+    const kvtransfer::GroupManifest& group = rank.groups[0];
+    if (head < group.first_head || head >= group.first_head + group.num_heads) {
+      continue;
+    }
+    places.push_back({LayoutOf(group, rank, manifest.block_tokens),
+                      group.base_address,
+                      static_cast<int>(head - group.first_head)});
+  }
+  return places;
+}
+
+uint64_t CountDifferentIn(const HeadPlace& from, const SideBytes& source,
+                          const HeadPlace& to, const SideBytes& target,
+                          uint32_t num_tokens) {
+  const auto at = [](const HeadPlace& place, const SideBytes& side, int layer,
+                     int comp, uint32_t token) {
+    const auto block_tokens = static_cast<uint32_t>(place.layout.block_tokens);
+    return side.pool + place.base +
+           place.layout.HeadBlockOffset((*side.blocks)[token / block_tokens],
+                                        layer, comp, place.head);
+  };
+  // A token of a head in one piece on both sides.
+  const auto is_row = [](const HeadPlace& place) {
+    return place.layout.inner_order == kvtransfer::InnerOrder::kCanonical;
+  };
+  const bool rows = is_row(from) && is_row(to);
+  const auto row_bytes = static_cast<size_t>(from.layout.token_bytes());
+  uint64_t different = 0;
+  for (int layer = 0; layer < from.layout.layers; ++layer) {
+    for (int comp = 0; comp < from.layout.comps; ++comp) {
+      for (uint32_t token = 0; token < num_tokens; ++token) {
+        const std::byte* a = at(from, source, layer, comp, token);
+        const std::byte* b = at(to, target, layer, comp, token);
+        const int in_a = static_cast<int>(
+            token % static_cast<uint32_t>(from.layout.block_tokens));
+        const int in_b = static_cast<int>(
+            token % static_cast<uint32_t>(to.layout.block_tokens));
+        if (rows && std::memcmp(a + from.layout.ElementOffset(comp, in_a, 0),
+                                b + to.layout.ElementOffset(comp, in_b, 0),
+                                row_bytes) == 0) {
+          continue;
+        }
+        for (int d = 0; d < from.layout.head_dim; ++d) {
+          different +=
+              std::memcmp(a + from.layout.ElementOffset(comp, in_a, d),
+                          b + to.layout.ElementOffset(comp, in_b, d),
+                          static_cast<size_t>(from.layout.element_bytes())) !=
+              0;
+        }
+      }
+    }
+  }
+  return different;
+}
+
+}  // namespace
+
+uint64_t CountDifferent(const Shape& shape, const SideBytes& source,
+                        const SideBytes& target, uint32_t num_tokens) {
+  const LayoutManifest from = ManifestOf(shape, true);
+  const LayoutManifest to = ManifestOf(shape, false);
+  uint64_t different = 0;
+  for (uint32_t head = 0; head < shape.heads; ++head) {
+    // The source's pool is noise: of ranks that share a head each has its own,
+    // and a target's copy must be one of them, whole.
+    for (const HeadPlace& held : HoldersOf(to, head)) {
+      uint64_t least = UINT64_MAX;
+      for (const HeadPlace& read : HoldersOf(from, head)) {
+        least = std::min(
+            least, CountDifferentIn(read, source, held, target, num_tokens));
+      }
+      different += least;
+    }
+  }
+  return different;
+}
+
 class BenchWorker::Link : public kvtransfer::ControlLink {
  public:
   Link(Channel* channel, uint32_t engine)

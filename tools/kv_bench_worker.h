@@ -51,6 +51,16 @@ kvtransfer::LayoutManifest ManifestOf(const Shape& shape, bool is_source);
 // Blocks besides the null block.
 uint32_t UsableBlocks(const kvtransfer::LayoutManifest& manifest);
 
+// A pool of one side, and where in it the tokens from position 0 on lie.
+struct SideBytes {
+  const std::byte* pool = nullptr;
+  const std::vector<uint32_t>* blocks = nullptr;
+};
+// Values of tokens [0, num_tokens), over all layers, components and heads, that
+// the target does not hold as the source does, whatever ranks hold them.
+uint64_t CountDifferent(const Shape& shape, const SideBytes& source,
+                        const SideBytes& target, uint32_t num_tokens);
+
 // An engine with its own thread, whose control messages go over the channel.
 class BenchWorker {
  public:
