@@ -1,7 +1,7 @@
 // Speed of KV transfers between two processes of one host, beside what the
 // machine can do at all. One JSON object a line: first the floors (copies of
-// the same blocks by a bare loop), then transfers, medians over the rounds;
-// all are interleaved round by round.
+// the same blocks by a bare loop), then transfers, medians over the rounds; in
+// each round all take a turn, in random order.
 //   kv_bench [--sizes=4096,16384,65536,1048576] [--transports=shm,ucx]
 //            [--digests=off,append,offer] [--pool-mib=512] [--rounds=5]
 //            [--source=TOKENS:RANKS:ORDER] [--target=TOKENS:RANKS:ORDER]
@@ -29,6 +29,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -161,14 +162,22 @@ class Bench {
     Build(ShapeOf(size, options_));
     // Round 0 warms up: pages are mapped, and the bytes are compared.
     for (int round = 0; round <= options_.rounds; ++round) {
-      Scatter();
-      if (SamePlaces()) RunFloors(round);
+      // In another order each round: a copy through the caches leaves them full
+      // of lines that the next one has to write back.
+      std::vector<std::function<void()>> turns;
+      if (SamePlaces()) AddFloors(round, turns);
       for (uint32_t e = 0; e < workers_.size(); ++e) {
+        turns.push_back([this, e, round] {
+          const Sample sample = Transfer(e, 0).sample;
+          if (round == 0) Compare();
+          if (round == 0) first_seconds_[e] = sample.seconds;
+          if (round > 0) samples_[e].push_back(sample);
+        });
+      }
+      std::shuffle(turns.begin(), turns.end(), random_);
+      for (const auto& turn : turns) {
         Scatter();
-        const Sample sample = Transfer(e, 0).sample;
-        if (round == 0) Compare();
-        if (round == 0) first_seconds_[e] = sample.seconds;
-        if (round > 0) samples_[e].push_back(sample);
+        turn();
       }
     }
     Report(size);
@@ -351,31 +360,42 @@ class Bench {
     return shape_.source.block_tokens * shape_.token_bytes();
   }
 
-  void RunFloors(int round) {
+  Blocks BlocksNow() const {
     Blocks blocks;
     for (size_t i = 0; i < source_blocks_.size(); ++i) {
       blocks.emplace_back(source_blocks_[i] * BlockBytes(),
                           target_blocks_[i] * BlockBytes());
     }
-    if (options_.put_floor) RunPutFloor(blocks, round);
+    return blocks;
+  }
+
+  void AddFloors(int round, std::vector<std::function<void()>>& turns) {
     for (const std::string& way : FloorWays()) {
-      const double cpu = ProcessCpuSeconds();
-      const auto start = SteadyClock::now();
-      const bool done = RunFloor(
-          way, {.from = source_.base(),
-                .to = target_.base(),
-                .blocks = &blocks,
-                .block_bytes = BlockBytes(),
-                .source = child_,
-                .source_base = reinterpret_cast<uintptr_t>(source_.base())});
-      const double seconds =
-          std::chrono::duration<double>(SteadyClock::now() - start).count();
-      if (!done || round == 0) continue;
-      floors_[way].push_back({.seconds = seconds,
-                              .decode_cpu = ProcessCpuSeconds() - cpu,
-                              .bytes = blocks.size() * BlockBytes(),
-                              .posts = blocks.size()});
+      turns.push_back([this, way, round] { RunFloorOf(way, round); });
     }
+    if (options_.put_floor) {
+      turns.push_back([this, round] { RunPutFloor(BlocksNow(), round); });
+    }
+  }
+
+  void RunFloorOf(const std::string& way, int round) {
+    const Blocks blocks = BlocksNow();
+    const double cpu = ProcessCpuSeconds();
+    const auto start = SteadyClock::now();
+    const bool done = RunFloor(
+        way, {.from = source_.base(),
+              .to = target_.base(),
+              .blocks = &blocks,
+              .block_bytes = BlockBytes(),
+              .source = child_,
+              .source_base = reinterpret_cast<uintptr_t>(source_.base())});
+    const double seconds =
+        std::chrono::duration<double>(SteadyClock::now() - start).count();
+    if (!done || round == 0) return;
+    floors_[way].push_back({.seconds = seconds,
+                            .decode_cpu = ProcessCpuSeconds() - cpu,
+                            .bytes = blocks.size() * BlockBytes(),
+                            .posts = blocks.size()});
   }
 
   // By the source, into memory of its own: UCX writes into no other.
