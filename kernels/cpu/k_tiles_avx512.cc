@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/cpu/code_lines_avx512.h"
 #include "kernels/cpu/matmul_tiles.h"
 
@@ -172,6 +174,218 @@ void KTile(const TileArgs& args) {
   }
 }
 
+// A super-block rewritten for many rows: a byte a code, and scales as they are
+// multiplied.
+constexpr int kLines = 8 * kSubBlocks;
+struct Expanded4 {  // and 5
+  uint8_t codes[kLines][64];
+  int32_t scales[kSubBlocks][16];
+  int16_t minima[kSubBlocks / 2][16][2];
+  float d[16];
+  float dmin[16];
+};
+// The codes are signed here and the activations unsigned, 128 too high: what
+// that adds is the same for every row, and `start` takes it away.
+struct Expanded6 {
+  uint8_t codes[kLines][64];  // s8
+  int32_t scales[2 * kSubBlocks][16];
+  int32_t start[16];  // - 128 * sum of code * scale
+  float d[16];
+};
+template <typename Super>
+inline constexpr int kScaledLines = kLines * sizeof(Super::scales[0]) /
+                                    sizeof(Super::scales);
+template <typename Super>
+using Expanded = std::conditional_t<kParts<Super> == 1, Expanded4, Expanded6>;
+
+template <typename Super>
+void Expand(const Super& super, Expanded4& out) {
+  for (int j = 0; j < kSubBlocks; ++j) {
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k) {
+      _mm512_store_si512(out.codes[8 * j + k], Line(super, j, k));
+    }
+    _mm512_store_si512(out.scales[j], Scales(super, j, 0));
+  }
+  for (int i = 0; i < kSubBlocks / 2; ++i) {
+    _mm512_store_si512(out.minima[i],
+                       _mm512_cvtepu8_epi16(Load256(super.minima[i])));
+  }
+  _mm512_store_ps(out.d, Halves(super.d));
+  _mm512_store_ps(out.dmin, Halves(super.dmin));
+}
+
+void Expand(const PackedQ6_K& super, Expanded6& out) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  const __m512i offset = _mm512_set1_epi8(32);
+  __m512i sum = _mm512_setzero_si512();
+  for (int j = 0; j < kSubBlocks; ++j) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part) {
+      __m512i codes = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int k = 4 * part; k < 4 * part + 4; ++k) {
+        const __m512i line = _mm512_sub_epi8(Line(super, j, k), offset);
+        _mm512_store_si512(out.codes[8 * j + k], line);
+        codes = _mm512_dpbusd_epi32(codes, ones, line);
+      }
+      const __m512i scale = Scales(super, j, part);
+      _mm512_store_si512(out.scales[2 * j + part], scale);
+      sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(codes, scale));
+    }
+  }
+  _mm512_store_si512(out.start, _mm512_sub_epi32(_mm512_setzero_si512(),
+                                                 _mm512_slli_epi32(sum, 7)));
+  _mm512_store_ps(out.d, Halves(super.d));
+}
+
+template <typename Super>
+void ExpandPanel(const uint8_t* panel, int64_t groups, uint8_t* out) {
+  const Super* super = reinterpret_cast<const Super*>(panel);
+  Expanded<Super>* to = reinterpret_cast<Expanded<Super>*>(out);
+  for (int64_t s = 0; s < groups / kSubBlocks; ++s) Expand(super[s], to[s]);
+}
+
+inline __m512i StartOf(const Expanded4&) { return _mm512_setzero_si512(); }
+inline __m512i StartOf(const Expanded6& super) {
+  return _mm512_load_si512(super.start);
+}
+inline __m512i Multiply(const Expanded4*, __m512i sum, __m512i line,
+                        int32_t codes) {
+  return _mm512_dpbusd_epi32(sum, line, _mm512_set1_epi32(codes));
+}
+inline __m512i Multiply(const Expanded6*, __m512i sum, __m512i line,
+                        int32_t codes) {
+  return _mm512_dpbusd_epi32(
+      sum, _mm512_xor_si512(_mm512_set1_epi32(codes), _mm512_set1_epi8(-128)),
+      line);
+}
+
+// I += scale * sum of products, of one of all scales. `q` are the codes of
+// the first row that it scales.
+template <typename Super, int kRows, int kPanels>
+inline void AddScaled(const Super* const (&supers)[kPanels], int scale,
+                      const int8_t* q, __m512i (&sums)[kRows][kPanels]) {
+  constexpr int kLines = kScaledLines<Super>;
+  __m512i x[kRows][kPanels];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) x[m][p] = _mm512_setzero_si512();
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < kLines; ++k) {
+    __m512i line[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      line[p] = _mm512_load_si512(supers[p]->codes[scale * kLines + k]);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      const int32_t codes = Word(q + m * kGroupElements + 4 * k);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        x[m][p] = Multiply(supers[p], x[m][p], line[p], codes);
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const __m512i factor = _mm512_load_si512(supers[p]->scales[scale]);
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+      sums[m][p] =
+          _mm512_add_epi32(sums[m][p], _mm512_mullo_epi32(x[m][p], factor));
+    }
+  }
+}
+
+inline __m512 Fold(const Expanded4& super, __m512i sums,
+                   const ActivationBlock& rows, int64_t at, __m512 f) {
+  const __m512 da = _mm512_set1_ps(rows.scale[at]);
+  __m512i minima = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int i = 0; i < kSubBlocks / 2; ++i) {
+    minima = _mm512_dpwssd_epi32(
+        minima, _mm512_load_si512(super.minima[i]),
+        _mm512_set1_epi32(Word(rows.pair_sums[at + 2 * i * rows.height])));
+  }
+  f = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums),
+                      _mm512_mul_ps(_mm512_load_ps(super.d), da), f);
+  return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima),
+                          _mm512_mul_ps(_mm512_load_ps(super.dmin), da), f);
+}
+inline __m512 Fold(const Expanded6& super, __m512i sums,
+                   const ActivationBlock& rows, int64_t at, __m512 f) {
+  return _mm512_fmadd_ps(
+      _mm512_cvtepi32_ps(sums),
+      _mm512_mul_ps(_mm512_load_ps(super.d), _mm512_set1_ps(rows.scale[at])),
+      f);
+}
+
+template <typename Super, int kRows, int kPanels>
+void ExpandedTile(const TileArgs& args) {
+  const ActivationBlock rows = args.rows;
+  float* const out = args.out;
+  const Super* supers[kPanels];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    supers[p] =
+        reinterpret_cast<const Super*>(args.panel + p * args.panel_bytes);
+  }
+  for (int64_t s = 0; s < args.groups / kSubBlocks; ++s) {
+    const int64_t at = s * kSubBlocks * rows.height;
+    __m512i sums[kRows][kPanels];
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) sums[m][p] = StartOf(*supers[p]);
+    }
+    // Not unrolled: GCC 12 would put the multiplications of several scales off
+    // to the end, and spill what they wait for.
+#pragma GCC unroll 1
+    for (int i = 0; i < kLines / kScaledLines<Super>; ++i) {
+      const int line = i * kScaledLines<Super>;
+      AddScaled(supers, i,
+                rows.codes + (at + line / 8 * rows.height) * kGroupElements +
+                    line % 8 * 4,
+                sums);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) {
+        float* f = out + (m * kPanels + p) * kPanelColumns;
+        _mm512_store_ps(
+            f, Fold(*supers[p], sums[m][p], rows, at + m, _mm512_load_ps(f)));
+      }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) ++supers[p];
+  }
+}
+
+template <typename Super>
+constexpr ExpandedTiles ExpandedKTiles() {
+  using To = Expanded<Super>;
+  static_assert(sizeof(To) % 64 == 0);
+  return {
+      .expand = ExpandPanel<Super>,
+      .group_bytes = sizeof(To) / kSubBlocks,
+      .chunk_groups = kSubBlocks,
+      // Measured: unpacking a line of Q4_K takes least.
+      .min_rows = std::is_same_v<Super, PackedQ4_K> ? 10 : 7,
+      .tiles = {.max_rows = 6,
+                .tile = {{ExpandedTile<To, 1, 1>, ExpandedTile<To, 1, 2>},
+                         {ExpandedTile<To, 2, 1>, ExpandedTile<To, 2, 2>},
+                         {ExpandedTile<To, 3, 1>, ExpandedTile<To, 3, 2>},
+                         {ExpandedTile<To, 4, 1>, ExpandedTile<To, 4, 2>},
+                         {ExpandedTile<To, 5, 1>, ExpandedTile<To, 5, 2>},
+                         {ExpandedTile<To, 6, 1>, ExpandedTile<To, 6, 2>}}}};
+}
+template <typename Super>
+constexpr ExpandedTiles kExpanded = ExpandedKTiles<Super>();
+
 template <typename Super>
 constexpr TileSet KTiles() {
   return {.max_rows = 6,
@@ -180,7 +394,8 @@ constexpr TileSet KTiles() {
                    {KTile<Super, 3, 1>, KTile<Super, 3, 2>},
                    {KTile<Super, 4, 1>, KTile<Super, 4, 2>},
                    {KTile<Super, 5, 1>, KTile<Super, 5, 2>},
-                   {KTile<Super, 6, 1>, KTile<Super, 6, 2>}}};
+                   {KTile<Super, 6, 1>, KTile<Super, 6, 2>}},
+          .expanded = &kExpanded<Super>};
 }
 
 }  // namespace

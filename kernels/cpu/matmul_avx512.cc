@@ -103,8 +103,9 @@ void Int8Tile(const TileArgs& args) {
     Int8Group(groups, args.rows, g * args.rows.height, f);
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      if constexpr (kRows <= 4)
+      if constexpr (kRows <= 4 || sizeof(Group) < 400) {
         PrefetchAhead<sizeof(Group), kPanels>(groups[p]);
+      }
       ++groups[p];
     }
   }

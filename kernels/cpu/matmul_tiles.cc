@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <optional>
 
 #include "base/check.h"
+#include "kernels/aligned_bytes.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/cpu/wait_word.h"
 
@@ -20,6 +22,9 @@ constexpr int64_t kBlockRangeBytes = 1 << 20;
 // Panels that every row of a range meets before the next ones are read; more
 // of them share each broadcast of an activation when rows are few.
 constexpr int64_t kFewRows = 2;
+
+// Panels whose tiles share each broadcast of an activation in expanded form.
+constexpr int64_t kExpandedPanels = 2;
 
 // Shares of whole groups of packed_y differ by one group at most; with this
 // many groups a thread that is little, with fewer y is packed afterwards.
@@ -91,7 +96,8 @@ void StoreTile(const Walk& walk, const Store& store) {
     const float* in = store.tile + r * store.tile_stride;
     float* y = walk.At(store.row + r, column);
     if (part.bias == nullptr && !accumulate) {
-      for (int64_t c = 0; c < columns; ++c) y[c] = in[c];
+      // The library's copy reads lanes as wide as the tile wrote them.
+      std::memcpy(y, in, static_cast<size_t>(columns) * sizeof(float));
       continue;
     }
     if (part.bias == nullptr) {
@@ -127,7 +133,26 @@ void StoreSiluMul(const Walk& walk, const Store& store) {
   }
 }
 
-ActivationBlock From(ActivationBlock block, int64_t row) {
+void StoreRows(const Walk& walk, const Store& store) {
+  if (walk.args.silu_mul) return StoreSiluMul(walk, store);
+  StoreTile(walk, store);
+}
+
+// Where StoreRows() will write: lines that are not in a cache yet would hold up
+// the tiles behind them.
+void PrefetchStored(const Walk& walk, const Store& store) {
+  const int64_t columns =
+      store.panels * kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  const int64_t column =
+      store.panel * kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  for (int64_t r = 0; r < store.rows; ++r) {
+    for (int64_t c = 0; c < columns; c += kPanelColumns) {
+      __builtin_prefetch(walk.At(store.row + r, column + c), 1);
+    }
+  }
+}
+
+inline ActivationBlock From(ActivationBlock block, int64_t row) {
   if (block.values != nullptr) {
     block.values += row * kGroupElements;
     if (block.pairs != nullptr) block.pairs += row;
@@ -213,7 +238,130 @@ void RunWholeBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
                            .rows = rows[i].height,
                            .panel = p,
                            .panels = args.panels};
-      walk.args.silu_mul ? StoreSiluMul(walk, store) : StoreTile(walk, store);
+      StoreRows(walk, store);
+    }
+  }
+}
+
+// Null when the blocks have too few rows to pay for it.
+const ExpandedTiles* ExpandedFor(const Walk& walk, WorkRange blocks) {
+  const ExpandedTiles* expanded = walk.set.expanded;
+  const int64_t rows = std::min(walk.args.a.rows, blocks.end * kBlockRows) -
+                       blocks.begin * kBlockRows;
+  return expanded != nullptr && rows >= expanded->min_rows ? expanded : nullptr;
+}
+
+ActivationBlock AtGroup(const ActivationBlock& block, int64_t group) {
+  // Groups of a block lie `height` rows apart.
+  return From(block, group * block.height);
+}
+
+// What is expanded next, read from memory while the tiles compute: a part
+// before each of `times` tiles.
+class ReadAhead {
+ public:
+  ReadAhead(const uint8_t* at, int64_t panel_bytes, int64_t bytes,
+            int64_t times)
+      : at_(at),
+        panel_bytes_(panel_bytes),
+        bytes_(bytes),
+        part_(std::max<int64_t>(256, (bytes / times + 63) / 64 * 64)) {}
+
+  void Some() {
+    const int64_t end = std::min(done_ + part_, bytes_);
+    for (; done_ < end; done_ += 64) {
+      __builtin_prefetch(at_ + done_, 0, 2);
+      __builtin_prefetch(at_ + panel_bytes_ + done_, 0, 2);
+    }
+  }
+
+ private:
+  const uint8_t* const at_;
+  const int64_t panel_bytes_;
+  const int64_t bytes_;
+  const int64_t part_;
+  int64_t done_ = 0;
+};
+
+// A chunk of k, expanded, by the rows of one block.
+struct Chunk {
+  const ExpandedTiles& expanded;
+  const uint8_t* bytes = nullptr;
+  int64_t groups = 0;
+  int64_t panels = 1;
+};
+void RunChunk(const Chunk& chunk, const ActivationBlock& block, float* sums,
+              ReadAhead& ahead) {
+  const TileSet& set = chunk.expanded.tiles;
+  // Nearly equal heights: a last tile of one row would waste the loads.
+  const int height = static_cast<int>(block.height);
+  const int tiles = (height + set.max_rows - 1) / set.max_rows;
+  TileArgs tile = {.panel = chunk.bytes,
+                   .panel_bytes = chunk.groups * chunk.expanded.group_bytes,
+                   .groups = chunk.groups};
+  for (int t = 0; t < tiles; ++t) {
+    const int begin = height * t / tiles;
+    const int end = height * (t + 1) / tiles;
+    tile.rows = From(block, begin);
+    tile.out = sums + begin * chunk.panels * kPanelColumns;
+    ahead.Some();
+    set.tile[end - begin - 1][chunk.panels - 1](tile);
+  }
+}
+
+// Of this thread; kept, as a step wants the same again, and steps of a few
+// dozen rows should not allocate as they grow.
+uint8_t* ExpandedMemory(int64_t bytes) {
+  bytes = std::max<int64_t>(bytes, 64 << 10);
+  static thread_local AlignedBytes memory;
+  if (memory.size() < bytes) memory = AlignedBytes(bytes);
+  return memory.data();
+}
+
+// All rows of the blocks by one or two panels.
+void RunExpanded(const Walk& walk, const ExpandedTiles& expanded,
+                 WorkRange blocks, WorkRange panels) {
+  const Activations& a = walk.args.a;
+  const int64_t first_row = blocks.begin * kBlockRows;
+  const int64_t rows = std::min(a.rows, blocks.end * kBlockRows) - first_row;
+  const int64_t width = (panels.end - panels.begin) * kPanelColumns;
+  const int64_t sums_bytes = rows * width * static_cast<int64_t>(sizeof(float));
+  const int64_t groups = NumGroups(walk.part.w.k);
+  const int64_t packed_bytes = walk.panel_bytes / groups;
+  uint8_t* memory =
+      ExpandedMemory(sums_bytes + kExpandedPanels * expanded.chunk_groups *
+                                      expanded.group_bytes);
+  float* sums = reinterpret_cast<float*>(memory);
+  std::fill_n(sums, rows * width, 0.0f);
+  Chunk chunk = {.expanded = expanded,
+                 .bytes = memory + sums_bytes,
+                 .panels = panels.end - panels.begin};
+  const uint8_t* packed = walk.part.w.bytes + panels.begin * walk.panel_bytes;
+  for (int64_t g = 0; g < groups; g += chunk.groups) {
+    chunk.groups = std::min(expanded.chunk_groups, groups - g);
+    for (int64_t p = 0; p < chunk.panels; ++p) {
+      expanded.expand(
+          packed + p * walk.panel_bytes + g * packed_bytes, chunk.groups,
+          memory + sums_bytes + p * chunk.groups * expanded.group_bytes);
+    }
+    // After a panel's last chunk comes the first one of those behind.
+    const int64_t next = g + chunk.groups;
+    ReadAhead ahead(
+        packed + next * packed_bytes +
+            (next < groups ? 0 : (chunk.panels - 1) * walk.panel_bytes),
+        walk.panel_bytes, chunk.groups * packed_bytes,
+        (rows + expanded.tiles.max_rows - 1) / expanded.tiles.max_rows);
+    for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+      const ActivationBlock block = BlockAt(a, b);
+      const Store store = {.tile = sums + (b * kBlockRows - first_row) * width,
+                           .tile_stride = width,
+                           .row = b * kBlockRows,
+                           .rows = block.height,
+                           .panel = panels.begin,
+                           .panels = chunk.panels};
+      if (next == groups) PrefetchStored(walk, store);
+      RunChunk(chunk, AtGroup(block, g), store.tile, ahead);
+      if (next == groups) StoreRows(walk, store);
     }
   }
 }
@@ -228,9 +376,16 @@ void RunBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
     if (whole.begin < whole.end) RunWholeBlocks(walk, whole, panels);
     blocks.begin = whole.end;
   }
-  const int64_t step = rows <= kFewRows ? kMaxTilePanels : kMaxTilePanels / 2;
+  const ExpandedTiles* expanded = ExpandedFor(walk, blocks);
+  const int64_t step = expanded != nullptr ? kExpandedPanels
+                       : rows <= kFewRows  ? kMaxTilePanels
+                                           : kMaxTilePanels / 2;
   for (int64_t p = panels.begin; p < panels.end; p += step) {
     const WorkRange few = {p, std::min(panels.end, p + step)};
+    if (expanded != nullptr) {
+      RunExpanded(walk, *expanded, blocks, few);
+      continue;
+    }
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       const int64_t height = std::min(kBlockRows, rows - b * kBlockRows);
       // Nearly equal heights: a last tile of one row would waste the loads.
@@ -300,10 +455,38 @@ void RunUnitsOfBlocks(const Walk& walk, WorkRange blocks, WorkRange panels) {
   RunEachUnit(walk, blocks, panels, std::min(step, kMaxBlocks), buffer);
 }
 
+// The same through y's own memory, so that all blocks meet an expanded panel.
+void RunUnitOfMany(const Walk& walk, WorkRange blocks, WorkRange panels) {
+  const MatrixView<float>& y = walk.part.y;
+  const int64_t panel_columns = kPanelColumns / (walk.args.silu_mul ? 2 : 1);
+  const int64_t begin = panels.begin * panel_columns;
+  const int64_t end = std::min(panels.end * panel_columns, y.cols);
+  RunBlocks(walk, blocks, panels);
+  for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+    const int64_t row = b * kBlockRows;
+    PackColumns({.y = {.data = y.Row(row) + begin,
+                       .rows = std::min(kBlockRows, y.rows - row),
+                       .cols = end - begin,
+                       .stride = y.stride},
+                 .out = *walk.args.packed_y,
+                 .block = b,
+                 .begin = begin,
+                 .end = end},
+                walk.pack);
+  }
+}
+
 void RunUnits(const Walk& walk, WorkRange blocks, WorkRange panels) {
   if (!walk.pack_units) return RunBlocks(walk, blocks, panels);
   if (walk.blocks.run != nullptr) {
     return RunUnitsOfBlocks(walk, blocks, panels);
+  }
+  if (ExpandedFor(walk, blocks) != nullptr) {
+    for (int64_t p = panels.begin; p < panels.end; p += walk.unit_panels) {
+      RunUnitOfMany(walk, blocks,
+                    {p, std::min(panels.end, p + walk.unit_panels)});
+    }
+    return;
   }
   alignas(64) float buffer[kBlockRows * kSuperElements];
   RunEachUnit(walk, blocks, panels, 1, buffer);

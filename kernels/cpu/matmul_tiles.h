@@ -48,11 +48,29 @@ struct BlockTiles {
   int64_t group_bytes = 0;  // that `run` reads of a row's 32 values
 };
 
+struct ExpandedTiles;
+
 // tile[r - 1][i]: r rows by 1 << i panels. A height is present when its
 // one-panel tile is; heights 1 .. max_rows all are.
 struct TileSet {
   int max_rows = 1;
   TileFn tile[kMaxTileRows][3] = {};
+  // What many rows use instead, where it pays.
+  const ExpandedTiles* expanded = nullptr;
+};
+
+// Panels of packed bytes are rewritten, a chunk of k at a time, as their tiles
+// want them. A chunk stays in L1 while all rows of a range meet it: unpacking
+// costs next to nothing per row. Sums of rows move in and out of a buffer.
+struct ExpandedTiles {
+  // `groups` of a panel to `out`, 64-byte aligned, groups * group_bytes long.
+  void (*expand)(const uint8_t* packed, int64_t groups, uint8_t* out) = nullptr;
+  int64_t group_bytes = 0;
+  int64_t chunk_groups = 0;  // at most, whole super-blocks
+  int64_t min_rows = 0;      // below these the packed bytes are read directly
+  // Of one or two panels. Called for chunk after chunk: TileArgs' groups and
+  // rows are the chunk's, and `out` holds the sums so far, +0 before the first.
+  TileSet tiles;
 };
 
 // Of one level: tiles, one set per WeightFormat in its order, what it does with
