@@ -92,7 +92,8 @@ void MatmulAvx512Bf16(const OpContext& context, const MatmulArgs& args) {
   if (args.w.format != WeightFormat::kBF16) return MatmulAvx512(context, args);
   constexpr MatmulTiles kTiles = {
       {nullptr, nullptr, &kBf16},  // by format: F32, F16, BF16
-      &kPackAvx512};
+      &kPackAvx512,
+      4 << 20};
   RunMatmul(context, args, kTiles);
 }
 

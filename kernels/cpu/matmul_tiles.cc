@@ -13,10 +13,8 @@
 namespace sluice::kernels {
 namespace {
 
-// Activations of one row range stay in half of a common L2 while the
-// panels of a thread stream past them.
-constexpr int64_t kRowRangeBytes = 512 << 10;
-// The same for BlockTiles: every CPU that has them has 2 MiB.
+// Activations of a row range of BlockTiles: every CPU that has them has 2 MiB
+// of L2.
 constexpr int64_t kBlockRangeBytes = 1 << 20;
 
 // Panels that every row of a range meets before the next ones are read; more
@@ -62,6 +60,7 @@ struct Walk {
   const PackFns& pack;
   BlockTiles blocks;  // run is null when there are none, or too few rows
   int64_t panel_bytes = 0;
+  int64_t row_range_bytes = 0;
   int64_t unit_panels = 1;  // a thread's share is whole units
   bool pack_units = false;  // packed_y is filled unit by unit
   int64_t share_end = 0;    // where this thread's panels end
@@ -298,7 +297,9 @@ void RunChunk(const Chunk& chunk, const ActivationBlock& block, float* sums,
   const int tiles = (height + set.max_rows - 1) / set.max_rows;
   TileArgs tile = {.panel = chunk.bytes,
                    .panel_bytes = chunk.groups * chunk.expanded.group_bytes,
-                   .groups = chunk.groups};
+                   .groups = chunk.groups,
+                   .rows = {},
+                   .out = nullptr};
   for (int t = 0; t < tiles; ++t) {
     const int begin = height * t / tiles;
     const int end = height * (t + 1) / tiles;
@@ -419,6 +420,7 @@ void RunUnit(const Walk& walk, WorkRange blocks, WorkRange panels,
              .pack = walk.pack,
              .blocks = walk.blocks,
              .panel_bytes = walk.panel_bytes,
+             .row_range_bytes = walk.row_range_bytes,
              .share_end = walk.share_end,
              .first_row = blocks.begin * kBlockRows,
              .first_column = columns.begin},
@@ -497,7 +499,8 @@ int64_t RangeBlocks(const Walk& walk) {
   const Activations& a = walk.args.a;
   if (walk.blocks.run == nullptr) {
     const int64_t bytes = ActivationBytes(a.kind, kBlockRows, a.k);
-    return std::max<int64_t>(1, kRowRangeBytes / std::max<int64_t>(1, bytes));
+    return std::max<int64_t>(
+        1, walk.row_range_bytes / std::max<int64_t>(1, bytes));
   }
   const int64_t bytes = NumGroups(a.k) * kBlockRows * walk.blocks.group_bytes;
   return std::clamp<int64_t>(kBlockRangeBytes / std::max<int64_t>(1, bytes), 1,
@@ -577,6 +580,7 @@ Walk WalkOf(const MatmulArgs& args, const MatmulPart& part,
           .pack = *tiles.pack,
           .blocks = blocks,
           .panel_bytes = NumGroups(w.k) * PackedGroupBytes(w.format),
+          .row_range_bytes = tiles.row_range_bytes,
           .unit_panels = unit,
           .pack_units = pack_units};
 }

@@ -80,6 +80,9 @@ struct MatmulTiles {
   const TileSet* sets[kNumWeightFormats];
   const PackFns* pack;
   const BlockTiles* blocks = nullptr;
+  // Activations of so many rows meet a few panels before the next ones: half of
+  // a common L2, or more where tiles are slow enough to read them from beyond.
+  int64_t row_range_bytes = 512 << 10;
 };
 
 // Of Q4_K, Q5_K and Q6_K, which have files of their own.
