@@ -73,16 +73,16 @@ struct ExpandedTiles {
   TileSet tiles;
 };
 
-// Of one level: tiles, one set per WeightFormat in its order, what it does with
-// rows before and after, and, if it is not null, what it has for blocks, again
-// one per format.
+// Of one level: tiles, one set per WeightFormat in its order, and what it does
+// with rows before and after.
 struct MatmulTiles {
   const TileSet* sets[kNumWeightFormats];
   const PackFns* pack;
-  const BlockTiles* blocks = nullptr;
   // Activations of so many rows meet a few panels before the next ones: half of
   // a common L2, or more where tiles are slow enough to read them from beyond.
   int64_t row_range_bytes = 512 << 10;
+  // If it is not null: what the level has for blocks, one per format.
+  const BlockTiles* blocks = nullptr;
 };
 
 // Of Q4_K, Q5_K and Q6_K, which have files of their own.
