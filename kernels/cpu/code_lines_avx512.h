@@ -14,15 +14,20 @@
 namespace sluice::kernels {
 namespace {
 
-// Weights come once from memory when rows are few: far enough ahead to cover
-// its latency, near enough to stay in L1. Panels are streams of their own,
-// which share the distance, but less than a group ahead would help nobody.
-template <int kBytes, int kPanels>
+// Weights come once from memory when rows are few, and from L2 for the tiles
+// after the first when they are many. Measured on Zen 4: into L2 is better than
+// into L1 at all heights but two. A row's panels are streams that share the
+// distance, but less than a group ahead would help nobody.
+template <int kBytes, int kPanels, int kRows>
 inline void PrefetchAhead(const void* group) {
-  constexpr int kAhead = 4096 / kPanels >= kBytes ? 4096 / kPanels : 2 * kBytes;
+  constexpr int kShared =
+      4096 / kPanels >= kBytes ? 4096 / kPanels : 2 * kBytes;
+  constexpr int kAhead = kRows > 2 ? 4096 : kShared;
   const char* at = static_cast<const char*>(group) + kAhead;
 #pragma GCC unroll 32
-  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
+  for (int i = 0; i < kBytes; i += 64) {
+    _mm_prefetch(at + i, kRows == 2 ? _MM_HINT_T0 : _MM_HINT_T1);
+  }
 }
 
 inline int32_t Word(const void* bytes) {

@@ -103,9 +103,7 @@ void Int8Tile(const TileArgs& args) {
     Int8Group(groups, args.rows, g * args.rows.height, f);
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      if constexpr (kRows <= 4 || sizeof(Group) < 400) {
-        PrefetchAhead<sizeof(Group), kPanels>(groups[p]);
-      }
+      PrefetchAhead<sizeof(Group), kPanels, kRows>(groups[p]);
       ++groups[p];
     }
   }
@@ -145,7 +143,7 @@ void Bf16Tile(const TileArgs& args) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       if constexpr (kRows <= 4) {
-        PrefetchAhead<sizeof(PackedBf16), kPanels>(
+        PrefetchAhead<sizeof(PackedBf16), kPanels, kRows>(
             reinterpret_cast<const char*>(groups) + p * args.panel_bytes);
       }
 #pragma GCC unroll 8
@@ -175,7 +173,8 @@ void F32Tile(const TileArgs& args) {
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
       if constexpr (kRows <= 4) {
-        PrefetchAhead<sizeof(Group), kPanels>(panel + p * args.panel_bytes);
+        PrefetchAhead<sizeof(Group), kPanels, kRows>(panel +
+                                                     p * args.panel_bytes);
       }
     }
 #pragma GCC unroll 4

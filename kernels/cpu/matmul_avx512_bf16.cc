@@ -62,8 +62,8 @@ void Bf16Tile(const TileArgs& args) {
     }
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      if constexpr (kRows <= 4) {
-        PrefetchAhead<sizeof(PackedBf16), kPanels>(
+      if constexpr (kRows < 8) {
+        PrefetchAhead<sizeof(PackedBf16), kPanels, kRows>(
             reinterpret_cast<const char*>(groups) + p * args.panel_bytes);
       }
 #pragma GCC unroll 8
