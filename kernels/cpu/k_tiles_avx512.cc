@@ -122,14 +122,15 @@ inline __m512 Fold(const Super& super, __m512i sums,
   }
 }
 
-// Few rows wait for the weights: an eighth of a super-block at a time.
+// Few rows wait for the weights: an eighth of a super-block at a time, into L2
+// (code_lines_avx512.h).
 template <typename Super>
 inline void PrefetchAhead(const Super* super, int j) {
   constexpr int kBytes = sizeof(Super) / kSubBlocks;
   const char* at =
       reinterpret_cast<const char*>(super) + kAheadBytes + j * kBytes;
 #pragma GCC unroll 8
-  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
+  for (int i = 0; i < kBytes; i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
 }
 
 template <typename Super, int kRows, int kPanels>
@@ -157,7 +158,7 @@ void KTile(const TileArgs& args) {
       AddSubBlock(supers, j, q, sums);
 #pragma GCC unroll 4
       for (int p = 0; p < kPanels; ++p) {
-        if constexpr (kRows <= 4) PrefetchAhead(supers[p], j);
+        PrefetchAhead(supers[p], j);
       }
     }
 #pragma GCC unroll 8
