@@ -253,8 +253,13 @@ UcxPutTransport::State::~State() {
       // Over shared memory the close of a link to a dead peer may never end,
       // and UCX (1.13.1) aborts when the worker goes before it: it stays, with
       // all it needs, until the process ends.
-      (void)new std::shared_ptr<UcxPutContext>(context);
-      for (Closing& c : closing) (void)c.link.release();
+      struct Left {
+        ucp_worker_h worker;
+        std::shared_ptr<UcxPutContext> context;
+        std::vector<Closing> closing;
+      };
+      static auto* const left = new std::vector<Left>;  // under the lock
+      left->push_back({worker, context, std::move(closing)});
     }
   }
   for (const Unfenced& link : unfenced) {

@@ -52,20 +52,21 @@ inline std::shared_ptr<UcxPutContext> SharedMemory() {
   return *UcxPutContext::Create(PutWire::kSharedMemory);
 }
 
-inline const std::string kSourceToken(32, 's');
-inline const std::string kTargetToken(32, 't');
+inline std::string SourceToken() { return std::string(32, 's'); }
+inline std::string TargetToken() { return std::string(32, 't'); }
 
 inline LinkArgs Serving() {
-  return {
-      .peer = "target", .own_token = kSourceToken, .peer_token = kTargetToken};
+  return {.peer = "target",
+          .own_token = SourceToken(),
+          .peer_token = TargetToken()};
 }
 
 inline LinkArgs Dialling(const std::string& address) {
   return {.peer = "source",
           .dial = true,
           .address = address,
-          .own_token = kTargetToken,
-          .peer_token = kSourceToken};
+          .own_token = TargetToken(),
+          .peer_token = SourceToken()};
 }
 
 }  // namespace sluice::kvtransfer
