@@ -31,12 +31,15 @@ class Detokenizer {
   // The text that `id` completes; often empty, sometimes several characters.
   // An id outside the vocabulary has no bytes.
   std::string Feed(int32_t id);
+  // The same, added to `text`.
+  void FeedTo(int32_t id, std::string* text);
 
   // The held-back rest, as U+FFFD. The object starts afresh.
   std::string Finish();
 
  private:
-  std::string TakeDecided(bool at_end);
+  // Adds what is decided of the held-back rest and `bytes` to `text`.
+  void Take(absl::string_view bytes, bool at_end, std::string* text);
 
   const Tokenizer* const tokenizer_;
   const DetokenizerOptions options_;
