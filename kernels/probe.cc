@@ -1,5 +1,10 @@
 #include "kernels/probe.h"
 
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
 #include "base/sha256.h"
@@ -64,27 +69,40 @@ ProbeResult RunProbe(const OpContext& context, const OpTable& wanted) {
   const absl::StatusOr<const OpTable*> portable = SelectOpTable(Isa::kPortable);
   SLUICE_CHECK(portable.ok());
   ProbeResult result = {.table = wanted};
-  Sha256 digest;
+  std::vector<const ProbedOp*> ops;
+  std::vector<std::string> want;
   for (const ProbedOp& op : ProbedOps()) {
     if (wanted.isa < op.least_isa) continue;
-    const std::string want = OutputOf(context, **portable, op);
-    std::string got = OutputOf(context, result.table, op);
-    Isa isa = wanted.isa;
-    while (got != want) {
-      result.mismatches.push_back({absl::StrCat(op.name), isa});
-      if (isa == Isa::kPortable) {  // not our portable cell, then
-        op.take(result.table, **portable);
-        got = want;
-        break;
+    ops.push_back(&op);
+    want.push_back(OutputOf(context, **portable, op));
+  }
+  // Several ops try one cell: what replaces it is tried by all of them.
+  absl::flat_hash_map<absl::string_view, Isa> level_of;
+  bool changed = true;
+  for (size_t pass = 0; changed && pass <= std::size(kAllIsas); ++pass) {
+    changed = false;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      const ProbedOp& op = *ops[i];
+      Isa& isa = level_of.emplace(op.cell, wanted.isa).first->second;
+      while (OutputOf(context, result.table, op) != want[i]) {
+        changed = true;
+        result.mismatches.push_back({absl::StrCat(op.name), isa});
+        if (isa == Isa::kPortable) {  // not our portable cell, then
+          op.take(result.table, **portable);
+          break;
+        }
+        const OpTable& below = TableBelow(isa);
+        op.take(result.table, below);
+        isa = below.isa;
       }
-      const OpTable& below = TableBelow(isa);
-      op.take(result.table, below);
-      isa = below.isa;
-      got = OutputOf(context, result.table, op);
     }
-    if (!op.in_id) continue;
-    digest.Update(op.name).UpdateU32(static_cast<uint32_t>(got.size()));
-    digest.Update(got);
+  }
+  Sha256 digest;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (!ops[i]->in_id) continue;
+    digest.Update(ops[i]->name)
+        .UpdateU32(static_cast<uint32_t>(want[i].size()));
+    digest.Update(want[i]);
   }
   AddRopeTables(digest);
   const Sha256Digest sum = digest.Finish();

@@ -213,15 +213,23 @@ void RunMatmul(const OpContext& context, const OpTable& table,
   }
 }
 
+// k of more groups than a level takes at once: the sums are put by and resumed.
+int64_t LongK(WeightFormat format) {
+  if (BlockElements(format) == kSuperElements) return 2304;
+  return ActivationKindFor(format) == ActivationKind::kBF16 ? 544 : 2080;
+}
+
 // Blocks of 16 rows in a pair, alone, and of fewer rows; panels in a pair and
-// alone; more groups of k than are taken at once. Of what blocks multiply.
-void RunBlockMatmul(const OpContext& context, const OpTable& table,
+// alone: all of them in the share of one thread, whatever the pool has.
+void RunBlockMatmul(const OpContext&, const OpTable& table,
                     ProbeOutput& output) {
+  ThreadPool pool(1);
+  const OpContext context = {.pool = &pool};
   for (WeightFormat format : kFormats) {
     if (ActivationKindFor(format) == ActivationKind::kF32) continue;
     const bool super = BlockElements(format) == kSuperElements;
     RunMatmulProbe(context, table,
-                   {format, VectorKind::kUnit, 45, 21, super ? 512 : 160, 45},
+                   {format, VectorKind::kUnit, 45, 21, LongK(format), 45},
                    output);
     for (int i = 0; i < kNumVectorKinds; ++i) {
       RunMatmulProbe(
@@ -527,42 +535,55 @@ void RunLogprobs(const OpContext& context, const OpTable& table,
 // enter the id and stay when ops are fused.
 constexpr ProbedOp kOps[] = {
     {"embedding", true, RunEmbedding,
-     [](OpTable& to, const OpTable& from) { to.embedding = from.embedding; }},
+     [](OpTable& to, const OpTable& from) { to.embedding = from.embedding; },
+     "embedding"},
     {"rms_norm", true, RunRmsNorm,
-     [](OpTable& to, const OpTable& from) { to.rms_norm = from.rms_norm; }},
+     [](OpTable& to, const OpTable& from) { to.rms_norm = from.rms_norm; },
+     "rms_norm"},
     {"pack_activations", true, RunPackActivations,
      [](OpTable& to, const OpTable& from) {
        to.pack_activations = from.pack_activations;
-     }},
+     },
+     "pack_activations"},
     {"matmul", true, RunMatmul,
-     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; }},
+     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; },
+     "matmul"},
     {"norm_pack", false, RunNormPack,
      [](OpTable& to, const OpTable& from) {
        to.pack_activations = from.pack_activations;
-     }},
+     },
+     "pack_activations"},
     {"gated_matmul", false, RunGatedMatmul,
-     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; }},
+     [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; },
+     "matmul"},
     {"block_matmul", false, RunBlockMatmul,
      [](OpTable& to, const OpTable& from) { to.matmul = from.matmul; },
-     Isa::kAmx},
+     "matmul", Isa::kAmx},
     {"rope", true, RunRope,
-     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; }},
+     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; },
+     "append_kv"},
     {"write_kv", true, RunWriteKv,
-     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; }},
+     [](OpTable& to, const OpTable& from) { to.append_kv = from.append_kv; },
+     "append_kv"},
     {"copy_blocks", true, RunCopyBlocks,
      [](OpTable& to, const OpTable& from) {
        to.copy_blocks = from.copy_blocks;
-     }},
+     },
+     "copy_blocks"},
     {"attention", true, RunAttention,
-     [](OpTable& to, const OpTable& from) { to.attention = from.attention; }},
+     [](OpTable& to, const OpTable& from) { to.attention = from.attention; },
+     "attention"},
     {"silu_mul", true, RunSiluMul,
-     [](OpTable& to, const OpTable& from) { to.silu_mul = from.silu_mul; }},
+     [](OpTable& to, const OpTable& from) { to.silu_mul = from.silu_mul; },
+     "silu_mul"},
     {"add", true, RunAdd,
-     [](OpTable& to, const OpTable& from) { to.add = from.add; }},
+     [](OpTable& to, const OpTable& from) { to.add = from.add; }, "add"},
     {"sample", true, RunSample,
-     [](OpTable& to, const OpTable& from) { to.sample = from.sample; }},
+     [](OpTable& to, const OpTable& from) { to.sample = from.sample; },
+     "sample"},
     {"logprobs", true, RunLogprobs,
-     [](OpTable& to, const OpTable& from) { to.logprobs = from.logprobs; }},
+     [](OpTable& to, const OpTable& from) { to.logprobs = from.logprobs; },
+     "logprobs"},
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ struct ProbedOp {
               ProbeOutput& output);
   // to.op = from.op.
   void (*take)(OpTable& to, const OpTable& from);
+  absl::string_view cell;  // of OpTable: the field that run() calls
   // Lower levels have nothing that only this would meet.
   Isa least_isa = Isa::kPortable;
 };

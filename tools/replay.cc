@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
@@ -85,8 +86,10 @@ class Replayer {
   }
 
   absl::Status RunStep(const StepLogRecord& record, Totals* totals) {
-    ASSIGN_OR_RETURN(StepResult result, runner_->Run(record.plan));
+    const StepPlan plan = AsLogged(record.plan);
+    ASSIGN_OR_RETURN(StepResult result, runner_->Run(plan));
     const std::vector<SampledToken>& wanted = record.result.sampled;
+    for (const SampledToken& token : wanted) drawn_[token.seq] = token.token;
     if (result.sampled.size() != wanted.size()) {
       return absl::DataLossError(absl::StrCat(
           "step ", record.plan.step, ": the log has ", wanted.size(),
@@ -113,6 +116,20 @@ class Replayer {
 
  private:
   explicit Replayer(int threads) : threads_(threads) {}
+
+  // With the tokens that the log's own steps drew, so that one that differs
+  // here does not make all behind it differ.
+  StepPlan AsLogged(StepPlan plan) {
+    for (SequenceKey ended : plan.ends) drawn_.erase(ended);
+    for (PlanRow& row : plan.rows) {
+      const auto drawn = drawn_.find(row.seq);
+      if (row.tokens == std::vector<TokenId>{kDrawnBefore} &&
+          drawn != drawn_.end() && drawn->second >= 0) {
+        row.tokens[0] = drawn->second;
+      }
+    }
+    return plan;
+  }
 
   absl::Status Init(const Options& options, const StepLogHeader& header) {
     const kernels::OpContext context = {.pool = &threads_};
@@ -156,6 +173,7 @@ class Replayer {
   kernels::OpTable ops_;
   LoadedModel loaded_;
   std::unique_ptr<KvPool> pool_;
+  absl::flat_hash_map<SequenceKey, TokenId> drawn_;  // by the log, last
   std::unique_ptr<StepRunner> runner_;
 };
 

@@ -44,6 +44,10 @@ absl::StatusOr<std::shared_ptr<UcxPutContext>> UcxPutContext::Create(
   if (status == UCS_OK) {
     status = ucp_config_modify(config, "KEEPALIVE_INTERVAL", "1s");
   }
+  if (status == UCS_OK && wire != PutWire::kSharedMemory) {
+    // Else a cache keeps the keys of what was deregistered alive.
+    status = ucp_config_modify(config, "REG_METHODS", "direct");
+  }
   if (status == UCS_OK && wire == PutWire::kSharedMemory) {
     // Or nothing: elsewhere UCX would emulate the put.
     status = ucp_config_modify(config, "ALLOC_PRIO", "md:posix");

@@ -15,8 +15,10 @@ namespace sluice::kvtransfer {
 // Which wire writes into a peer's memory by itself, and so what fences it
 // (kv_transfer.md section 7).
 enum class PutWire {
-  kRc,  // an adapter with a queue pair a connection: its close is a fence
-  kDc,  // an adapter whose queue pairs are shared: only deregistration is
+  // Adapters, with a queue pair a connection and with shared ones. Of both only
+  // deregistration is a fence: which pair a peer writes through, UCX decides.
+  kRc,
+  kDc,
   // The writer copies into memory that UCX allocated and both map. It has no
   // peer error handling and only the writer's death is a fence: for tests and
   // measurements of put mode, offered by no worker.

@@ -124,7 +124,6 @@ struct UcxPutTransport::State {
   struct Unfenced {
     LinkId id;
     int pidfd;
-    bool closed = false;
   };
   struct Received {
     PutGreeting greeting;
@@ -155,6 +154,7 @@ struct UcxPutTransport::State {
   bool AdvanceAll(TransportEvents& events);
   bool ReapClosed(TransportEvents& events);
   void Discard(LinkId id, std::unique_ptr<Link> link);
+  static void DestroyKeys(const Link& link);
   std::atomic<uint64_t>* probe_word() const {
     return reinterpret_cast<std::atomic<uint64_t>*>(probe->base());
   }
@@ -243,6 +243,7 @@ UcxPutTransport::State::~State() {
       std::erase_if(closing, [](Closing& c) {
         if (!Done(c.request)) return false;
         (void)TakeStatus(c.request);
+        DestroyKeys(*c.link);
         return true;
       });
     }
@@ -509,6 +510,13 @@ bool UcxPutTransport::State::Probe(TransportEvents& events) {
 
 // --- endings ----------------------------------------------------------------
 
+// Once no put can use them.
+void UcxPutTransport::State::DestroyKeys(const Link& link) {
+  for (ucp_rkey_h key : {link.probe_key, link.region_key}) {
+    if (key != nullptr) ucp_rkey_destroy(key);
+  }
+}
+
 void UcxPutTransport::State::Discard(LinkId id, std::unique_ptr<Link> link) {
   if (UCS_PTR_IS_PTR(link->request)) ucp_request_free(link->request);
   if (link->writable) {
@@ -522,8 +530,8 @@ void UcxPutTransport::State::Discard(LinkId id, std::unique_ptr<Link> link) {
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = UCP_EP_CLOSE_FLAG_FORCE;
   }
-  for (ucp_rkey_h key : {link->probe_key, link->region_key}) {
-    if (key != nullptr) ucp_rkey_destroy(key);
+  for (const Outgoing& out : link->outgoing) {
+    if (UCS_PTR_IS_PTR(out.request)) ucp_request_free(out.request);
   }
   const ucs_status_ptr_t request = ucp_ep_close_nbx(link->ep, &param);
   closing.push_back({std::move(link), id, request});
@@ -535,10 +543,8 @@ bool UcxPutTransport::State::ReapClosed(TransportEvents& events) {
       ++i;
       continue;
     }
-    const bool closed = TakeStatus(closing[i].request) == UCS_OK;
-    for (Unfenced& link : unfenced) {
-      if (link.id == closing[i].id) link.closed = closed;
-    }
+    (void)TakeStatus(closing[i].request);
+    DestroyKeys(*closing[i].link);
     closing[i] = std::move(closing.back());
     closing.pop_back();
   }
@@ -546,8 +552,6 @@ bool UcxPutTransport::State::ReapClosed(TransportEvents& events) {
   for (const Unfenced& link : unfenced) {
     if (context->wire() == PutWire::kSharedMemory) {
       if (Ended(link.pidfd)) fenced.emplace_back(link.id, Fence::kDeath);
-    } else if (context->wire() == PutWire::kRc && link.closed) {
-      fenced.emplace_back(link.id, Fence::kClose);
     } else if (deregistered) {
       fenced.emplace_back(link.id, Fence::kDeregistered);
     }
@@ -610,10 +614,10 @@ absl::Status UcxPutTransport::Register(const Region& region) {
 
 void UcxPutTransport::Deregister() {
   State& state = *state_;
+  // UCX's own memory stays written to until its owner lets go of it.
+  if (state.mapped == nullptr) return;
+  state.context->Unmap(std::exchange(state.mapped, nullptr));
   state.deregistered = true;
-  if (state.mapped != nullptr) {
-    state.context->Unmap(std::exchange(state.mapped, nullptr));
-  }
 }
 
 absl::StatusOr<LinkId> UcxPutTransport::Connect(const LinkArgs& args) {

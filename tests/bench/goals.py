@@ -84,6 +84,7 @@ def parse_args():
     cli.add_argument("--llama", type=path)
     cli.add_argument("--ik-llama", type=path)
     cli.add_argument("--vllm")
+    cli.add_argument("--onednn", type=path)
     cli.add_argument("--tokenizers")
     cli.add_argument("--rows")
     cli.add_argument("--models", type=path, default=path("build/models"))

@@ -7,6 +7,7 @@
 #   --llama BIN_DIR    llama-bench, llama-batched-bench and llama-server
 #   --ik-llama BIN_DIR llama-bench of ik_llama.cpp (row 1)
 #   --vllm URL         a vLLM server that serves r1b in BF16
+#   --onednn DIR       include/ and lib/ of oneDNN (row 7)
 #   --tokenizers PYTHON  an interpreter with Hugging Face `tokenizers` (row 14)
 #   --rows LIST        only these rows (default: all of this kind of machine)
 #   --models DIR       r1b-{q4_0,q8_0,bf16,q6_k,q4_k}.gguf (default build/models)

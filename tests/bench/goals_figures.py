@@ -1,15 +1,18 @@
 """Figures of one system: ours, a peer's, and what the machine allows."""
 import http.client
 import json
+import os
 import pathlib
 import re
 import signal
 import subprocess
+import tempfile
 import time
 
 from goals_machine import NotMeasured, Processes, Sluice, free_ports, json_of
 
 HERE = pathlib.Path(__file__).parent
+PRODUCT_SHAPE = (512, 2048, 8192)  # rows, k and n of matmul_bench
 PRODUCTS = ("qkv", "output", "gate_up", "down", "head")
 
 
@@ -142,6 +145,24 @@ class Figures:
         if not rates:
             raise NotMeasured(f"matmul_bench has no {kind}")
         return {"gops": max(rates)}
+
+    def onednn(self, kind):
+        """The same product by oneDNN."""
+        folder = self.options.onednn
+        if folder is None:
+            raise NotMeasured("not given")
+        with tempfile.TemporaryDirectory(prefix="goals-") as built:
+            peer = pathlib.Path(built) / "onednn_peer"
+            made = subprocess.run(
+                ["g++", "-std=c++20", "-O2", f"-I{folder}/include",
+                 HERE / "onednn_peer.cc", f"-L{folder}/lib", "-ldnnl",
+                 f"-Wl,-rpath,{folder}/lib", "-o", peer],
+                capture_output=True, text=True)
+            if made.returncode:
+                raise NotMeasured(f"onednn_peer: {made.stderr.strip()[-200:]}")
+            seen = json_of([peer, *PRODUCT_SHAPE], {
+                **os.environ, "OMP_NUM_THREADS": str(self.options.threads)})
+        return {"gops": seen[kind]}
 
     def own_tokenizer(self, text):
         return json_of([self.options.bin / "tests/bench/tokenizer_bench", text,

@@ -191,7 +191,8 @@ class Goals(Endurance):
             peak = 1e-9 * self.machine.peak(integer=kind != "BF16")
             self.measure(row, [Line(f"product of 512 rows, {kind}", "Gop/s",
                                     "gops", goal, lambda _: peak, "oneDNN")],
-                         {"sluice": lambda: self.product(kind)})
+                         {"sluice": lambda: self.product(kind),
+                          "oneDNN": lambda: self.onednn(kind)})
 
     def memory_row(self, row):
         """Of r1b in Q4_0: what the issue of the CPU path asks of memory."""

@@ -187,6 +187,23 @@ TEST(Probe, ReplacesASabotagedOpAndKeepsTheId) {
   }
 }
 
+// What one op of a cell does not see, another does.
+TEST(Probe, AnyOpOfACellReplacesIt) {
+  if (DetectIsa() == Isa::kPortable) GTEST_SKIP() << "one level only";
+  ThreadPool pool(2);
+  OpTable bad = **SelectOpTable(DetectIsa());
+  // Right for plain rows, wrong where it gates: found after "matmul" passed.
+  bad.matmul = [](const OpContext& c, const MatmulArgs& a) {
+    Portable().matmul(c, a);
+    if (a.silu_mul && a.packed_y == nullptr) FlipLowestBit(a.y.Row(0));
+  };
+  const ProbeResult result = RunProbe({&pool}, bad);
+  ASSERT_EQ(result.mismatches.size(), 1u);
+  EXPECT_EQ(result.mismatches[0].op, "gated_matmul");
+  EXPECT_NE(result.table.matmul, bad.matmul);
+  EXPECT_EQ(result.numerics_id, RunProbe({&pool}, Portable()).numerics_id);
+}
+
 // Products of whole blocks alone are wrong: of no level but amx.
 TEST(Probe, ReplacesSabotagedBlocks) {
   const OpTable& good = *Levels().back();

@@ -352,6 +352,7 @@ bool ThreadedEngine::Turn() {
   }
   Deliver();  // beside the step
   LaunchAhead();
+  Deliver();  // of what came meanwhile
   RetireOldest();
   return true;
 }
@@ -414,7 +415,12 @@ void ThreadedEngine::RetireOldest() {
   const double seconds =
       static_cast<double>(end_us - stats_.step_started_us) * 1e-6;
   CountStep(*step.plan, seconds);
-  if (step.decodes_only) decode_seconds_ = Mean(decode_seconds_, seconds);
+  if (step.decodes_only && status.ok()) {
+    // As the rank saw it, without our own wait, and at once when it is less:
+    // what was slow once must not make the steps after it wait.
+    const double ran = static_cast<double>(spare_.compute_us) * 1e-6;
+    decode_seconds_ = std::min(ran, Mean(decode_seconds_, ran));
+  }
   absl::StatusOr<StepResult> result =
       status.ok() ? absl::StatusOr<StepResult>(std::move(spare_)) : status;
   if (result.ok() && options_.step_log) options_.step_log(*step.plan, *result);

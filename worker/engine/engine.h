@@ -108,9 +108,9 @@ class Engine {
   // Any number of times, also before Submit or after the end. The final status
   // is `cause` (kCancelled, kDeadlineExceeded, kUnavailable).
   virtual void Cancel(RequestKey key, absl::Status cause) = 0;
-  // While paused a request gets no more tokens, beyond those of a step that
-  // runs; its blocks are the first to go when others need some. No effect on a
-  // request that is over or unknown.
+  // While paused a request gets no more tokens, beyond those of steps that
+  // are launched; its blocks are the first to go when others need some. No
+  // effect on a request that is over or unknown.
   virtual void SetPaused(RequestKey key, bool paused) = 0;
   // New requests are refused with kUnavailable, reason DRAINING.
   virtual void StartDraining() = 0;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/check.h"
@@ -190,7 +191,11 @@ void Scheduler::Retire(const StepPlan& plan,
       EndRequest(entry, result.status());
     } else {
       ReleaseDropped(choice, plan.step);
-      CommitFullBlocks(choice);
+      // What gave no finite logits must not be found by others.
+      const bool finite = absl::c_none_of(row_sampled, [](const auto& token) {
+        return token.status == kernels::SampleStatus::kNotFinite;
+      });
+      if (finite) CommitFullBlocks(choice);
       TakePromptLogprobs(entry, row, *result);
       if (!row_sampled.empty()) TakeSamples(choice, row_sampled);
       if (choice.preempt_pending && choice.seq.in_flight() == 0 &&

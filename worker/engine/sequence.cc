@@ -71,7 +71,7 @@ absl::Span<const TokenId> Sequence::TakeEmitted() {
 absl::Status Sequence::CheckInvariants() const {
   if (prompt_tokens_ < 1 || prompt_tokens_ > length() ||
       target_entries_ > launched_entries_ ||
-      launched_entries_ > length() + (in_flight_ == 2 ? 1 : 0)) {
+      launched_entries_ > length() + (in_flight_ > 0 ? 1 : 0)) {
     return absl::InternalError(
         absl::StrCat("sequence ", key_, ": P ", prompt_tokens_, " L ", length(),
                      " Ct ", target_entries_, " launched ", launched_entries_,

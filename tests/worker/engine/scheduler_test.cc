@@ -556,6 +556,22 @@ TEST(SchedulerTest, ALaunchedVictimReleasesWhenItsStepRetires) {
   }
 }
 
+TEST(SchedulerTest, AStepFailsWithADrawnRowBehindIt) {
+  SchedulerRig rig({});
+  const RequestKey key = rig.Submit(Tokens(9, 1), 5);
+  const CommittedStep first = rig.Commit(rig.Plan());
+  const CommittedStep second = rig.Commit(rig.Plan());
+  EXPECT_EQ(SchedulerRig::Rows(*second.plan), "1[9,10)");
+  EXPECT_EQ(second.plan->rows[0].tokens, std::vector<TokenId>{kDrawnBefore});
+  rig.model.Run(*first.plan);
+  rig.Fail(*first.plan, absl::InternalError("rank 0 failed"));
+  EXPECT_EQ(rig.streams[key].status, absl::InternalError("rank 0 failed"));
+  EXPECT_GT(rig.scheduler->blocks().num_active(), 0);  // until it retires
+  rig.Retire(*second.plan);
+  EXPECT_EQ(rig.scheduler->blocks().num_active(), 0);
+  EXPECT_TRUE(rig.streams[key].tokens[0].empty());
+}
+
 TEST(SchedulerTest, ReplayedPlansReproduceEveryTable) {
   const Options options{
       .usable_blocks = 14, .max_batch_seqs = 4, .max_batch_tokens = 24};
