@@ -11,74 +11,10 @@
 #include "base/random.h"
 #include "base/status_macros.h"
 #include "kvtransfer/quarantine.h"
+#include "kvtransfer/receiving_rectangle.h"
 #include "kvtransfer/staging_table.h"
 
 namespace sluice::kvtransfer {
-
-// One rectangle on its way: announced, arriving, or being read.
-struct DestinationTransfer::Receiving : public ReadSink {
-  Receiving(DestinationTransfer* o, const StreamPlan& stream,
-            const Rectangle& rectangle)
-      : owner(o), plan(stream, rectangle), digests(plan.num_spans(), 0) {}
-
-  // A piece is a merged copy: runs that lie one after the other.
-  void OnPiece(size_t piece, absl::Span<const std::byte> bytes,
-               const std::byte* next) override {
-    if (!owner->open()) return;
-    const Copy& copy = copies[piece];
-    const RectanglePlan::Piece parts = plan.PieceOf(copy);
-    if (parts.runs.empty()) {
-      CopyRunByRun(copy, bytes);
-      return;
-    }
-    PieceArgs args{.from = bytes.data(),
-                   .to = owner->TargetAt(copy),
-                   .size_bytes = copy.size_bytes,
-                   .runs = parts.runs,
-                   .token = parts.token,
-                   .next = next};
-    if (next != nullptr && piece + 2 < copies.size()) {
-      const Copy& later = copies[piece + 2];
-      args.later_from =
-          next - copies[piece + 1].source_offset + later.source_offset;
-      args.later_to = owner->TargetAt(later);
-    }
-    if (owner->context_->limits.digests) {
-      digests[parts.span] += BestPieceKernels().copy_and_digest(args);
-    } else {
-      BestPieceKernels().copy(args);
-    }
-  }
-
-  void CopyRunByRun(const Copy& copy, absl::Span<const std::byte> bytes) {
-    const StreamGroup& group = plan.stream().groups[copy.group_index];
-    for (uint32_t i = 0; i < copy.num_runs; ++i) {
-      const RectanglePlan::Run run = plan.run(copy.first_run + i);
-      const uint64_t at =
-          plan.SourceOffset(run, source_blocks()) - copy.source_offset;
-      digests[plan.SpanOf(run)] += CopyRun(
-          run.shape, group.source.layout.inner_order, bytes.data() + at,
-          group.target.layout.inner_order, owner->TargetBytes(plan, run));
-    }
-  }
-
-  BlockSlice source_blocks() const {
-    return {announced.source_blocks,
-            plan.rectangle().t0 / plan.stream().source_block_tokens};
-  }
-
-  DestinationTransfer* const owner;
-  RectanglePlan plan;
-  std::vector<uint64_t> digests;  // of what was placed, per span
-  bool is_announced = false;
-  RectangleDone announced;
-  // Pull.
-  std::vector<Copy> copies;
-  std::optional<OperationId> read;
-  // Stream: one bit a message.
-  std::vector<bool> arrived;
-  size_t num_arrived = 0;
-};
 
 // One stream of the plan and its rectangles.
 struct DestinationTransfer::Stream {

@@ -70,7 +70,17 @@ uint64_t CopyAndDigest(const PieceArgs& args) {
   return sum;
 }
 
-constexpr PieceKernels kPortable = {Copy, Digest, CopyAndDigest};
+void CopyGroup(absl::Span<const PieceArgs> pieces) {
+  for (const PieceArgs& piece : pieces) Copy(piece);
+}
+
+void CopyAndDigestGroup(absl::Span<const PieceArgs> pieces,
+                        absl::Span<uint64_t> sums) {
+  for (size_t i = 0; i < pieces.size(); ++i) sums[i] = CopyAndDigest(pieces[i]);
+}
+
+constexpr PieceKernels kPortable = {Copy, Digest, CopyAndDigest, CopyGroup,
+                                    CopyAndDigestGroup};
 
 }  // namespace
 

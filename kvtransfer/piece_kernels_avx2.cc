@@ -1,4 +1,4 @@
-#include "kvtransfer/piece_loops.h"
+#include "kvtransfer/piece_group_loops.h"
 
 namespace sluice::kvtransfer {
 namespace {
@@ -63,7 +63,6 @@ struct Words4 {
 
 }  // namespace
 
-const PieceKernels kPieceKernelsAvx2 = {CopyPiece<Words4>, DigestPiece<Words4>,
-                                        CopyAndDigestPiece<Words4>};
+const PieceKernels kPieceKernelsAvx2 = PieceKernelsOn<Words4>();
 
 }  // namespace sluice::kvtransfer

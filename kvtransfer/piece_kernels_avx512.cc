@@ -1,4 +1,4 @@
-#include "kvtransfer/piece_loops.h"
+#include "kvtransfer/piece_group_loops.h"
 
 namespace sluice::kvtransfer {
 namespace {
@@ -52,7 +52,6 @@ struct Words8 {
 
 }  // namespace
 
-const PieceKernels kPieceKernelsAvx512 = {
-    CopyPiece<Words8>, DigestPiece<Words8>, CopyAndDigestPiece<Words8>};
+const PieceKernels kPieceKernelsAvx512 = PieceKernelsOn<Words8>();
 
 }  // namespace sluice::kvtransfer

@@ -18,6 +18,14 @@ namespace {
 constexpr uint64_t kLineBytes = 64;
 constexpr uint64_t kPageBytes = 4096;
 
+// Of a line pair of a key tile: the token that lane `lane` of interleaved
+// register `i` holds a word of.
+template <class V>
+uint32_t TokenOfLane(uint32_t i, uint32_t lane) {
+  const uint32_t tokens_per_reg = V::kWords * 2;
+  return i / 2 * tokens_per_reg + lane / 2 * 4 + i % 2 * 2 + lane % 2;
+}
+
 enum class What { kCopy, kDigest, kBoth };
 
 // One piece on its way. V is a vector of V::kWords words.
@@ -183,7 +191,7 @@ class PieceLoop {
     for (uint32_t i = 0; i < 2 * kRegsPerLine; ++i) {
       for (uint32_t lane = 0; lane < V::kWords; ++lane) {
         lanes[lane] =
-            key + uint64_t{TokenOfLane(i, lane)} * words * kDigestStep;
+            key + uint64_t{TokenOfLane<V>(i, lane)} * words * kDigestStep;
       }
       keys[i] = V::Load(reinterpret_cast<const std::byte*>(lanes));
       sums[i] = V::Zero();
@@ -212,14 +220,9 @@ class PieceLoop {
       }
       V::Store(reinterpret_cast<std::byte*>(lanes), sums[i]);
       for (uint32_t lane = 0; lane < V::kWords; ++lane) {
-        if (TokenOfLane(i, lane) < valid) scalar_sum_ += lanes[lane];
+        if (TokenOfLane<V>(i, lane) < valid) scalar_sum_ += lanes[lane];
       }
     }
-  }
-
-  static uint32_t TokenOfLane(uint32_t i, uint32_t lane) {
-    const uint32_t tokens_per_reg = kBytes / 4;
-    return i / 2 * tokens_per_reg + lane / 2 * 4 + i % 2 * 2 + lane % 2;
   }
 
   // Two tokens lie value by value beside each other: 16 bytes hold a word of

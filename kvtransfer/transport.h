@@ -73,6 +73,15 @@ class ReadSink {
   // piece after it lies, to be prefetched only; null: unknown.
   virtual void OnPiece(size_t piece, absl::Span<const std::byte> bytes,
                        const std::byte* next) = 0;
+  // OnPiece() for each of the pieces from `first` on: for a transport that has
+  // several at hand.
+  virtual void OnPieces(size_t first,
+                        absl::Span<const absl::Span<const std::byte>> pieces) {
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      OnPiece(first + i, pieces[i],
+              i + 1 < pieces.size() ? pieces[i + 1].data() : nullptr);
+    }
+  }
 };
 
 // One end of one data connection to be.

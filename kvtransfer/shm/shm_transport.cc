@@ -149,18 +149,15 @@ bool ShmTransport::ProgressReads() {
   while (!reads_.empty()) {
     Read& read = reads_.front();
     const absl::Span<const std::byte> mapping = links_.at(read.link).mapping;
-    for (; read.next < read.pieces.size(); ++read.next) {
-      if (budget == 0) return true;
-      const ReadPiece& piece = read.pieces[read.next];
-      const std::byte* next =
-          read.next + 1 < read.pieces.size()
-              ? mapping.data() + read.pieces[read.next + 1].remote_offset
-              : nullptr;
-      read.sink->OnPiece(read.next,
-                         mapping.subspan(piece.remote_offset, piece.size_bytes),
-                         next);
+    turn_.clear();
+    size_t end = read.next;
+    for (; end < read.pieces.size() && budget > 0; ++end) {
+      const ReadPiece& piece = read.pieces[end];
+      turn_.push_back(mapping.subspan(piece.remote_offset, piece.size_bytes));
       budget -= std::min(budget, piece.size_bytes);
     }
+    read.sink->OnPieces(std::exchange(read.next, end), turn_);
+    if (end < read.pieces.size()) return true;
     Finish(read, absl::OkStatus());
     reads_.pop_front();
     if (budget == 0) return true;

@@ -107,6 +107,7 @@ class ShmTransport final : public Transport {
   std::map<LinkId, Link> links_;
   std::vector<Inbound> inbound_;
   std::deque<Read> reads_;
+  std::vector<absl::Span<const std::byte>> turn_;  // what ProgressReads() moves
   absl::flat_hash_map<OperationId, absl::Status> finished_;
 };
 

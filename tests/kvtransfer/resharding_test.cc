@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -291,6 +293,113 @@ TEST(PieceKernels, LevelsAgreeWithRunsOneByOne) {
         }
       }
     }
+  }
+}
+
+// Pieces of one pattern at scattered places, as a pull moves them.
+struct Group {
+  std::vector<PieceRun> runs;
+  std::vector<std::byte> from;
+  std::vector<std::byte> room;
+  std::vector<PieceArgs> pieces;
+
+  Group(RunOrder order, uint32_t head_dim, uint32_t tokens, uint64_t slot) {
+    for (uint32_t i = 0; i < 3; ++i) {
+      runs.push_back({order, head_dim / 4, tokens, slot, 1000 + i});
+    }
+  }
+  // `shift` bytes from a line on each side.
+  void Place(size_t count, uint64_t shift, std::mt19937_64& random) {
+    const uint64_t size = 3 * runs[0].size_bytes;
+    const uint64_t step = (size + shift + 2 * 64) / 64 * 64;
+    from.resize(count * step + 64);
+    for (std::byte& b : from) b = static_cast<std::byte>(random());
+    room.assign(from.size() + 64, std::byte{0xAA});
+    std::byte* to = room.data() + 64 +
+                    (64 - reinterpret_cast<uintptr_t>(room.data()) % 64) % 64;
+    pieces.clear();
+    for (size_t i = 0; i < count; ++i) {
+      pieces.push_back({.from = from.data() + (count - 1 - i) * step + shift,
+                        .to = to + i * step + (i % 2 == 0 ? shift : 0),
+                        .size_bytes = size,
+                        .runs = runs,
+                        .token = 16 * (i * 5 % 7)});
+    }
+  }
+  // Wrong bytes, and bytes outside every piece that were touched.
+  size_t CountWrong() const {
+    std::vector<std::byte> want(room.size(), std::byte{0xAA});
+    for (const PieceArgs& piece : pieces) {
+      std::memcpy(want.data() + (piece.to - room.data()), piece.from,
+                  piece.size_bytes);
+    }
+    size_t wrong = 0;
+    for (size_t i = 0; i < want.size(); ++i) wrong += want[i] != room[i];
+    return wrong;
+  }
+};
+
+TEST(PieceKernels, GroupsAgreeWithPieces) {
+  std::mt19937_64 random(11);
+  for (const RunOrder order :
+       {RunOrder::kRows, RunOrder::kKeyTiles, RunOrder::kValueTiles}) {
+    for (const uint32_t head_dim : {16u, 48u, 64u, 80u, 128u}) {
+      for (const uint32_t tokens : {1u, 8u, 15u, 16u, 31u, 32u}) {
+        for (const uint64_t pad : {0, 8}) {  // rows may have any size
+          const bool rows = order == RunOrder::kRows;
+          const uint64_t row = uint64_t{head_dim} * 2;
+          const uint64_t slot =
+              rows ? tokens * row + pad : (tokens + 15) / 16 * 16 * row;
+          Group group(order, head_dim, tokens, slot);
+          for (size_t count = 1; count <= kGroupPieces; ++count) {
+            group.Place(count, pad, random);
+            for (int l = 0; l <= static_cast<int>(BestDigestLevel()); ++l) {
+              const PieceKernels& k =
+                  PieceKernelsOf(static_cast<DigestLevel>(l));
+              std::vector<uint64_t> sums(kGroupPieces, 1);
+              k.copy_and_digest_group(group.pieces, absl::MakeSpan(sums));
+              StoreFence();
+              for (size_t i = 0; i < count; ++i) {
+                ASSERT_EQ(sums[i], k.digest(group.pieces[i])) << l << ' ' << i;
+              }
+              ASSERT_EQ(group.CountWrong(), 0u) << l << ' ' << count;
+              std::fill(group.room.begin(), group.room.end(), std::byte{0xAA});
+              k.copy_group(group.pieces);
+              StoreFence();
+              ASSERT_EQ(group.CountWrong(), 0u) << l << ' ' << count;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Other sizes, or other runs of the same size: one after the other.
+TEST(PieceKernels, GroupsOfDifferentPieces) {
+  std::mt19937_64 random(12);
+  Group group(RunOrder::kRows, 64, 16, 2048);
+  const std::vector<PieceRun> other = {
+      {RunOrder::kKeyTiles, 16, 48, 3 * 2048, 77}};
+  for (const bool shorter : {false, true}) {
+    group.Place(5, 0, random);
+    group.pieces[3].runs = other;
+    if (shorter) {
+      group.pieces[1].size_bytes = 2048;
+      group.pieces[1].runs = group.pieces[1].runs.first(1);
+    }
+    std::vector<uint64_t> sums(5);
+    BestPieceKernels().copy_and_digest_group(group.pieces,
+                                             absl::MakeSpan(sums));
+    StoreFence();
+    for (size_t i = 0; i < 5; ++i) {
+      EXPECT_EQ(sums[i], BestPieceKernels().digest(group.pieces[i])) << i;
+    }
+    EXPECT_EQ(group.CountWrong(), 0u);
+    std::fill(group.room.begin(), group.room.end(), std::byte{0xAA});
+    BestPieceKernels().copy_group(group.pieces);
+    StoreFence();
+    EXPECT_EQ(group.CountWrong(), 0u);
   }
 }
 
