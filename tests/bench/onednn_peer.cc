@@ -54,9 +54,9 @@ double Gops(const dnnl::engine& engine, const Shape& shape,
     const auto begin = std::chrono::steady_clock::now();
     product.execute(stream, arguments);
     stream.wait();
-    seconds.push_back(std::chrono::duration<double>(
-                          std::chrono::steady_clock::now() - begin)
-                          .count());
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin)
+            .count());
   }
   std::nth_element(seconds.begin(), seconds.begin() + 15, seconds.end());
   return 2e-9 * static_cast<double>(shape.rows * shape.k * shape.n) /
