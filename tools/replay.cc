@@ -123,8 +123,7 @@ class Replayer {
     for (SequenceKey ended : plan.ends) drawn_.erase(ended);
     for (PlanRow& row : plan.rows) {
       const auto drawn = drawn_.find(row.seq);
-      if (row.tokens == std::vector<TokenId>{kDrawnBefore} &&
-          drawn != drawn_.end() && drawn->second >= 0) {
+      if (row.drawn_before() && drawn != drawn_.end() && drawn->second >= 0) {
         row.tokens[0] = drawn->second;
       }
     }

@@ -45,7 +45,7 @@ def planned_bytes(log):
 
 class Endurance(Figures):
     def long_load(self, url, seconds, window):
-        """Requests of all clients for so long; load_bench's report."""
+        """The command that keeps all clients busy for so long."""
         clients = self.counts["clients"]
         return [str(part) for part in (
             self.options.bin / "tools/load_bench", f"--base-url={url}",

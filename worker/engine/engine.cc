@@ -176,7 +176,7 @@ class ThreadedEngine final : public Engine {
   SchedulePlan PlanNext() const;
   bool LaunchNext();
   void LaunchAhead();
-  void Launch(CommittedStep step);
+  void Launch(const SchedulePlan& plan);
   void RetireOldest();
   void CountStep(const StepPlan& plan, double seconds);
   void CheckLedger();
@@ -366,9 +366,7 @@ SchedulePlan ThreadedEngine::PlanNext() const {
 bool ThreadedEngine::LaunchNext() {
   const SchedulePlan plan = PlanNext();
   if (plan.empty()) return false;
-  checked_ = false;
-  CommittedStep step = scheduler_->Commit(plan, now());
-  if (!step.plan->rows.empty()) Launch(std::move(step));
+  Launch(plan);
   return true;
 }
 
@@ -387,11 +385,13 @@ void ThreadedEngine::LaunchAhead() {
   if (stopping_) return;
   const SchedulePlan plan = PlanNext();
   if (plan.empty() || plan.alone) return;
-  CommittedStep step = scheduler_->Commit(plan, now());
-  if (!step.plan->rows.empty()) Launch(std::move(step));
+  Launch(plan);
 }
 
-void ThreadedEngine::Launch(CommittedStep step) {
+void ThreadedEngine::Launch(const SchedulePlan& plan) {
+  checked_ = false;
+  CommittedStep step = scheduler_->Commit(plan, now());
+  if (step.plan->rows.empty()) return;
   // The hand-over hears of a chunk's end before the next begins, and of a chunk
   // before Launch(), so that no layer is done before its chunk is known.
   if (!step.chunks.empty()) Deliver();

@@ -355,8 +355,7 @@ void Scheduler::DropChoice(Choice& choice) {
     return;
   }
   // What a transfer may still read stays until the hand-over lets go.
-  if (entry.request.phase == RequestPhase::kPrefill && !entry.hold_released &&
-      !choice.table.empty()) {
+  if (entry.offered() && !choice.table.empty()) {
     choice.phase = Phase::kHeld;
     ++held_seqs_;
   } else {

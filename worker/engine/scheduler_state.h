@@ -59,6 +59,10 @@ struct Scheduler::Entry {
   bool prompt_logprobs_sent = false;
   std::vector<TokenLogprobs> prompt_logprobs;
 
+  // A transfer may still read the blocks.
+  bool offered() const {
+    return request.phase == RequestPhase::kPrefill && !hold_released;
+  }
   bool wants_prompt_logprobs() const {
     return sampling->prompt_logprobs >= 0 && !prompt_logprobs_sent;
   }

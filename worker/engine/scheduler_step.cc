@@ -213,9 +213,7 @@ void Scheduler::CommitFullBlocks(Choice& choice) {
   if (!choice.chain.has_value()) return;
   // Somebody may still read a block that an equal one replaces: a launched
   // step, or the transfer that was offered it.
-  const bool offered = choice.entry->request.phase == RequestPhase::kPrefill &&
-                       !choice.entry->hold_released;
-  const bool in_use = choice.seq.in_flight() > 0 || offered;
+  const bool in_use = choice.seq.in_flight() > 0 || choice.entry->offered();
   const uint32_t full = choice.seq.target_entries() / block_tokens_;
   for (; choice.committed_blocks < full; ++choice.committed_blocks) {
     BlockId& entry = choice.table[choice.committed_blocks];
@@ -232,10 +230,7 @@ void Scheduler::CommitFullBlocks(Choice& choice) {
 }
 
 void Scheduler::ReleaseDropped(Choice& choice, uint64_t retired_step) {
-  const Entry& entry = *choice.entry;
-  if (entry.request.phase == RequestPhase::kPrefill && !entry.hold_released) {
-    return;
-  }
+  if (choice.entry->offered()) return;
   auto& dropped = choice.dropped;
   size_t kept = 0;
   for (const Choice::Dropped& d : dropped) {

@@ -40,6 +40,10 @@ struct PlanRow {
   // Log-probabilities wanted for the prompt positions this run decides
   // (positions kv_before + 1 ...): alternatives per position, or -1.
   int32_t prompt_logprobs = -1;
+
+  bool drawn_before() const {
+    return tokens.size() == 1 && tokens[0] == kDrawnBefore;
+  }
 };
 
 // One forward pass as a value. Built by the scheduler, executed by every rank,

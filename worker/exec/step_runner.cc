@@ -19,10 +19,6 @@ std::string DigestOf(const float* logits, int64_t vocab) {
                            static_cast<size_t>(vocab) * sizeof(float)}));
 }
 
-bool DrawnBefore(const PlanRow& row) {
-  return row.tokens.size() == 1 && row.tokens[0] == kDrawnBefore;
-}
-
 absl::Status BadRow(const PlanRow& row, absl::string_view what) {
   return absl::InternalError(
       absl::StrCat("step plan, sequence ", row.seq, ": ", what));
@@ -120,7 +116,7 @@ absl::Status StepRunner::CheckRow(const PlanRow& row) const {
         row, absl::StrCat(row.blocks.size(), " blocks for ", end, " entries"));
   }
   const int64_t vocab = options_.model->config().vocab;
-  if (DrawnBefore(row)) {
+  if (row.drawn_before()) {
     if (row.samples.size() != 1 || row.samples[0] != row.seq) {
       return BadRow(row, "does not sample after a token drawn before");
     }
@@ -153,7 +149,7 @@ absl::Status StepRunner::AlignStates(const PlanRow& row) {
       return BadRow(row, absl::StrCat("samples unknown sequence ", key));
     }
     SequenceState& state = *it->second;
-    if (DrawnBefore(row)) {
+    if (row.drawn_before()) {
       // A draw that failed ended the sequence: nobody reads what follows.
       if (state.tokens().size() == row.kv_before) state.Append(0);
       if (state.tokens().size() == end) continue;
@@ -218,7 +214,7 @@ void StepRunner::BuildInputs(const StepPlan& plan) {
   for (size_t r = 0; r < plan.rows.size(); ++r) {
     const PlanRow& row = plan.rows[r];
     ids_.insert(ids_.end(), row.tokens.begin(), row.tokens.end());
-    if (DrawnBefore(row)) {
+    if (row.drawn_before()) {
       ids_.back() = sequences_.at(row.seq)->tokens()[row.kv_before];
     }
     for (size_t j = 0; j < row.tokens.size(); ++j) {

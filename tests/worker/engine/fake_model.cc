@@ -71,7 +71,7 @@ void FakeModel::RunRow(const PlanRow& row, std::set<uint64_t>& written,
   State& state = sequences_.at(row.seq);
   const auto end = static_cast<uint32_t>(row.kv_before + row.tokens.size());
   SLUICE_CHECK(!row.tokens.empty());
-  if (row.tokens == std::vector<TokenId>{kDrawnBefore}) {
+  if (row.drawn_before()) {
     SLUICE_CHECK(row.samples == std::vector<SequenceKey>{row.seq});
     // Ended by a draw that failed: what is drawn now, nobody may read.
     if (state.tokens.size() == row.kv_before) state.tokens.push_back(0);
